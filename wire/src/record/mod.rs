@@ -1,0 +1,20 @@
+//! Records and the batches that carry them: Kafka's record batch v2, byte for byte.
+//!
+//! One layout serves the socket, memory and disk, so a batch is never re-encoded on its way, and the producer's CRC-32C still
+//! holds at the consumer. [`Batch`] is a view of someone's bytes, [`Record`] a view into a batch, [`BatchBuilder`] makes them.
+
+mod batch;
+mod builder;
+#[expect(
+    clippy::module_inception,
+    reason = "a record lives in the folder of records"
+)]
+mod record;
+
+pub use batch::{
+    Attributes, Batch, BatchError, BatchHeader, Batches, Codec, HEADER_BYTES, NO_LEADER_EPOCH,
+    Producer, position,
+};
+pub use batch::{patch_base_offset, patch_leader_epoch};
+pub use builder::{AppendError, BatchBuilder};
+pub use record::{Header, Headers, Record, RecordError, Records};
