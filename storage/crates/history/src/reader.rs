@@ -114,7 +114,7 @@ impl Reader {
 
     /// The stretches of offsets it has read through, whatever it found there.
     pub(crate) fn passed(&self) -> impl Iterator<Item = Range<u64>> {
-        self.passed.iter().cloned().chain([self.start..self.position])
+        self.passed.iter().cloned().chain(std::iter::once(self.start..self.position))
     }
 
     /// Moves behind `count` offsets from `offset` on.

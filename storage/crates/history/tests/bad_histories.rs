@@ -76,7 +76,7 @@ fn lost_write_replaced_by_another_record() {
     run.ack(10, 2000);
     let usurper = run.writer.send(10);
     run.reader.delivered(2000, usurper, 10, NOW);
-    run.expect(&[(Class::LostWrite, 10), (Class::OffsetReuse, 10)]);
+    run.expect(&[(Class::LostWrite, 10), (Class::OffsetReuse, 10), (Class::NonmonotonicSend, 10)]);
 }
 
 #[test]
@@ -307,10 +307,7 @@ fn a_planned_fault_that_never_came_is_vacuous() {
     observations.set_faults(faults);
     let verdict = observations.check().verdict();
     assert_eq!(verdict, Verdict::Vacuous(vec![Vacuity::FaultNeverFired { kind: "torn write" }]));
-    assert_eq!(
-        verdict.to_string(),
-        "vacuous, which is a failure: fault \"torn write\" was planned and never happened"
-    );
+    assert_eq!(verdict.to_string(), "vacuous, which is a failure: fault \"torn write\" was planned and never happened");
 }
 
 #[test]
