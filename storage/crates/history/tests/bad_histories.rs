@@ -80,6 +80,16 @@ fn lost_write_replaced_by_another_record() {
 }
 
 #[test]
+fn lost_write_where_a_reader_passed_before_it_was_moved_back() {
+    let mut run = Run::new();
+    let first = run.ack(10, 2000);
+    run.reader.delivered(2000, first, 5, NOW);
+    run.reader.delivered(2009, first.plus(9), 1, NOW);
+    run.reader.delivered(2003, first.plus(3), 1, NOW);
+    run.expect(&[(Class::PollSkip, 4), (Class::LostWrite, 4), (Class::NonmonotonicPoll, 1)]);
+}
+
+#[test]
 fn unseen() {
     let mut run = Run::new();
     let first = run.ack(10, 2000);
@@ -292,6 +302,26 @@ fn silence_after_the_last_fault_is_vacuous() {
     };
     assert_eq!(with_last_fault_at(NOW), Verdict::Vacuous(vec![Vacuity::SilentAfterLastFault { runs: 1 }]));
     assert_eq!(with_last_fault_at(Moment(0)), Verdict::Pass);
+}
+
+#[test]
+fn an_ack_or_a_delivery_after_the_last_fault_is_life() {
+    let with_success_at = |ack, delivery| {
+        let mut run = Run::new();
+        let first = run.writer.send(1);
+        run.writer.acked(first, 1, 2000, Moment(ack));
+        run.reader.delivered(2000, first, 1, Moment(delivery));
+        let mut faults = Faults::new();
+        faults.fire("kill", Moment(5));
+        let mut observations = Observations::new();
+        observations.add_writer(run.writer);
+        observations.add_reader(run.reader);
+        observations.set_faults(faults);
+        observations.check().verdict()
+    };
+    assert_eq!(with_success_at(6, 1), Verdict::Pass);
+    assert_eq!(with_success_at(1, 6), Verdict::Pass);
+    assert_eq!(with_success_at(4, 5), Verdict::Vacuous(vec![Vacuity::SilentAfterLastFault { runs: 1 }]));
 }
 
 #[test]
