@@ -69,8 +69,7 @@ pub mod position {
     pub const RECORD_COUNT: usize = 57;
 }
 
-const _: () =
-    assert!(position::RECORD_COUNT + 4 == HEADER_BYTES && position::LENGTH + 4 == LENGTH_END);
+const _: () = assert!(position::RECORD_COUNT + 4 == HEADER_BYTES && position::LENGTH + 4 == LENGTH_END);
 
 /// Why bytes are not a batch, or not one that may be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -196,9 +195,7 @@ impl Attributes {
             2 => Ok(Codec::Snappy),
             3 => Ok(Codec::Lz4),
             4 => Ok(Codec::Zstd),
-            unknown => Err(BatchError::UnknownCodec {
-                found: unknown as u8,
-            }),
+            unknown => Err(BatchError::UnknownCodec { found: unknown as u8 }),
         }
     }
 
@@ -234,11 +231,7 @@ pub struct Producer {
 
 impl Producer {
     /// A producer that is not idempotent.
-    pub const NONE: Self = Self {
-        id: -1,
-        epoch: -1,
-        base_sequence: -1,
-    };
+    pub const NONE: Self = Self { id: -1, epoch: -1, base_sequence: -1 };
 
     /// Whether repeats of the batch can be told from new ones.
     #[inline]
@@ -307,59 +300,19 @@ impl BatchHeader {
     /// The bytes of the header.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
-        put(
-            &mut bytes,
-            position::BASE_OFFSET,
-            self.base_offset.to_be_bytes(),
-        );
+        put(&mut bytes, position::BASE_OFFSET, self.base_offset.to_be_bytes());
         put(&mut bytes, position::LENGTH, self.length.to_be_bytes());
-        put(
-            &mut bytes,
-            position::LEADER_EPOCH,
-            self.leader_epoch.to_be_bytes(),
-        );
+        put(&mut bytes, position::LEADER_EPOCH, self.leader_epoch.to_be_bytes());
         put(&mut bytes, position::MAGIC, self.magic.to_be_bytes());
         put(&mut bytes, position::CRC, self.crc.to_be_bytes());
-        put(
-            &mut bytes,
-            position::ATTRIBUTES,
-            self.attributes.0.to_be_bytes(),
-        );
-        put(
-            &mut bytes,
-            position::LAST_OFFSET_DELTA,
-            self.last_offset_delta.to_be_bytes(),
-        );
-        put(
-            &mut bytes,
-            position::BASE_TIMESTAMP,
-            self.base_timestamp_ms.to_be_bytes(),
-        );
-        put(
-            &mut bytes,
-            position::MAX_TIMESTAMP,
-            self.max_timestamp_ms.to_be_bytes(),
-        );
-        put(
-            &mut bytes,
-            position::PRODUCER_ID,
-            self.producer.id.to_be_bytes(),
-        );
-        put(
-            &mut bytes,
-            position::PRODUCER_EPOCH,
-            self.producer.epoch.to_be_bytes(),
-        );
-        put(
-            &mut bytes,
-            position::BASE_SEQUENCE,
-            self.producer.base_sequence.to_be_bytes(),
-        );
-        put(
-            &mut bytes,
-            position::RECORD_COUNT,
-            self.record_count.to_be_bytes(),
-        );
+        put(&mut bytes, position::ATTRIBUTES, self.attributes.0.to_be_bytes());
+        put(&mut bytes, position::LAST_OFFSET_DELTA, self.last_offset_delta.to_be_bytes());
+        put(&mut bytes, position::BASE_TIMESTAMP, self.base_timestamp_ms.to_be_bytes());
+        put(&mut bytes, position::MAX_TIMESTAMP, self.max_timestamp_ms.to_be_bytes());
+        put(&mut bytes, position::PRODUCER_ID, self.producer.id.to_be_bytes());
+        put(&mut bytes, position::PRODUCER_EPOCH, self.producer.epoch.to_be_bytes());
+        put(&mut bytes, position::BASE_SEQUENCE, self.producer.base_sequence.to_be_bytes());
+        put(&mut bytes, position::RECORD_COUNT, self.record_count.to_be_bytes());
         bytes
     }
 
@@ -377,20 +330,14 @@ impl BatchHeader {
             return Err(BatchError::Magic { found: self.magic });
         }
         let offsets = i64::from(self.last_offset_delta) + 1;
-        if self.last_offset_delta < 0
-            || self.record_count < 0
-            || i64::from(self.record_count) > offsets
-        {
+        if self.last_offset_delta < 0 || self.record_count < 0 || i64::from(self.record_count) > offsets {
             return Err(self.record_count_error());
         }
         self.attributes.codec().map(|_| ())
     }
 
     fn record_count_error(&self) -> BatchError {
-        BatchError::RecordCount {
-            record_count: self.record_count,
-            last_offset_delta: self.last_offset_delta,
-        }
+        BatchError::RecordCount { record_count: self.record_count, last_offset_delta: self.last_offset_delta }
     }
 }
 
@@ -410,10 +357,7 @@ impl<'a> Batch<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BatchError> {
         let bytes_found = bytes.len();
         let Some(head) = bytes.first_chunk() else {
-            return Err(BatchError::Truncated {
-                bytes_needed: HEADER_BYTES,
-                bytes_found,
-            });
+            return Err(BatchError::Truncated { bytes_needed: HEADER_BYTES, bytes_found });
         };
         let header = BatchHeader::decode(head);
         // The magic lies where it always lay, so a batch of another layout is called that, not a bad length.
@@ -421,10 +365,7 @@ impl<'a> Batch<'a> {
         let bytes_needed = header.batch_bytes()?;
         match bytes.get(..bytes_needed) {
             Some(bytes) => Ok(Self { header, bytes }),
-            None => Err(BatchError::Truncated {
-                bytes_needed,
-                bytes_found,
-            }),
+            None => Err(BatchError::Truncated { bytes_needed, bytes_found }),
         }
     }
 
@@ -433,10 +374,7 @@ impl<'a> Batch<'a> {
     pub fn parse_one(bytes: &'a [u8]) -> Result<Self, BatchError> {
         let batch = Self::parse(bytes)?;
         if batch.bytes.len() < bytes.len() {
-            return Err(BatchError::Trailing {
-                batch_bytes: batch.bytes.len(),
-                bytes_found: bytes.len(),
-            });
+            return Err(BatchError::Trailing { batch_bytes: batch.bytes.len(), bytes_found: bytes.len() });
         }
         Ok(batch)
     }
@@ -453,13 +391,9 @@ impl<'a> Batch<'a> {
             return Err(BatchError::Control);
         }
         let (producer, transactional) = (header.producer, header.attributes.is_transactional());
-        let numbered =
-            producer.is_idempotent() && producer.epoch >= 0 && producer.base_sequence >= 0;
+        let numbered = producer.is_idempotent() && producer.epoch >= 0 && producer.base_sequence >= 0;
         if !numbered && (producer.is_idempotent() || transactional) {
-            return Err(BatchError::Producer {
-                producer,
-                transactional,
-            });
+            return Err(BatchError::Producer { producer, transactional });
         }
         self.verify_crc()?;
         self.verify_records()
@@ -468,10 +402,7 @@ impl<'a> Batch<'a> {
     /// What holds for every batch that a broker has placed: offsets within 63 bits, and a matching CRC.
     pub fn verify_stored(&self) -> Result<(), BatchError> {
         let found = self.header.base_offset as i64;
-        if found
-            .checked_add(i64::from(self.header.last_offset_delta) + 1)
-            .is_none_or(|next| found < 0 || next < 0)
-        {
+        if found.checked_add(i64::from(self.header.last_offset_delta) + 1).is_none_or(|next| found < 0 || next < 0) {
             return Err(BatchError::BaseOffset { found });
         }
         self.verify_crc()
@@ -480,15 +411,8 @@ impl<'a> Batch<'a> {
     /// Whether the bytes are those the producer computed the CRC of.
     #[inline]
     pub fn verify_crc(&self) -> Result<(), BatchError> {
-        let (expected, found) = (
-            self.header.crc,
-            crc32c::crc32c(&self.bytes[position::ATTRIBUTES..]),
-        );
-        if expected == found {
-            Ok(())
-        } else {
-            Err(BatchError::Crc { expected, found })
-        }
+        let (expected, found) = (self.header.crc, crc32c::crc32c(&self.bytes[position::ATTRIBUTES..]));
+        if expected == found { Ok(()) } else { Err(BatchError::Crc { expected, found }) }
     }
 
     /// Walks the records once, without allocating: each one's lengths add up, its offset is in order and inside the batch,
@@ -537,9 +461,7 @@ impl<'a> Batch<'a> {
     #[inline]
     pub fn last_offset(&self) -> u64 {
         // Wraps only in what a producer sent as base offset, which is overwritten; `verify_stored` rules it out elsewhere.
-        self.header
-            .base_offset
-            .wrapping_add(self.header.last_offset_delta as u64)
+        self.header.base_offset.wrapping_add(self.header.last_offset_delta as u64)
     }
 
     /// The offset that the next batch starts with.
@@ -581,10 +503,7 @@ impl<'a> Batch<'a> {
     /// How the records are compressed.
     #[inline]
     pub fn codec(&self) -> Codec {
-        self.header
-            .attributes
-            .codec()
-            .expect("parse refused unknown codecs")
+        self.header.attributes.codec().expect("parse refused unknown codecs")
     }
 
     /// Timestamp of the first record, milliseconds since 1970.
@@ -608,9 +527,7 @@ impl<'a> Batch<'a> {
     /// Sequence number of the last record, where the producer is idempotent.
     #[inline]
     pub fn last_sequence(&self) -> i32 {
-        self.header
-            .producer
-            .sequence_after(self.header.last_offset_delta)
+        self.header.producer.sequence_after(self.header.last_offset_delta)
     }
 }
 
@@ -649,10 +566,7 @@ impl<'a> Iterator for Batches<'a> {
 /// When `batch` is shorter than a header or `base_offset` is above `i64::MAX`.
 #[inline]
 pub fn patch_base_offset(batch: &mut [u8], base_offset: u64) {
-    assert!(
-        base_offset <= i64::MAX as u64,
-        "base offset {base_offset} does not fit a record batch"
-    );
+    assert!(base_offset <= i64::MAX as u64, "base offset {base_offset} does not fit a record batch");
     overwrite(batch, position::BASE_OFFSET, base_offset.to_be_bytes());
 }
 
@@ -666,17 +580,13 @@ pub fn patch_leader_epoch(batch: &mut [u8], leader_epoch: i32) {
 }
 
 fn overwrite<const N: usize>(batch: &mut [u8], position: usize, value: [u8; N]) {
-    let header = batch
-        .first_chunk_mut()
-        .expect("a batch is at least its header");
+    let header = batch.first_chunk_mut().expect("a batch is at least its header");
     put(header, position, value);
 }
 
 #[inline]
 fn field<const N: usize>(header: &[u8; HEADER_BYTES], position: usize) -> [u8; N] {
-    *header[position..]
-        .first_chunk()
-        .expect("every field lies inside the header")
+    *header[position..].first_chunk().expect("every field lies inside the header")
 }
 
 #[inline]
@@ -689,18 +599,12 @@ mod tests {
     use super::*;
     use crate::record::BatchBuilder;
 
-    const PRODUCER: Producer = Producer {
-        id: 7,
-        epoch: 1,
-        base_sequence: 40,
-    };
+    const PRODUCER: Producer = Producer { id: 7, epoch: 1, base_sequence: 40 };
 
     fn batch_of(values: &[&str], producer: Producer) -> Vec<u8> {
         let mut builder = BatchBuilder::new(4096);
         for value in values {
-            builder
-                .append(1_000, None, Some(value.as_bytes()), &[])
-                .unwrap();
+            builder.append(1_000, None, Some(value.as_bytes()), &[]).unwrap();
         }
         builder.build(producer).to_vec()
     }
@@ -725,10 +629,7 @@ mod tests {
         assert_eq!(header.encode(), batch[..HEADER_BYTES]);
         assert_eq!(header.producer, PRODUCER);
         assert_eq!((header.record_count, header.last_offset_delta), (2, 1));
-        assert_eq!(
-            Batch::parse_one(&batch).unwrap().verify_for_produce(),
-            Ok(())
-        );
+        assert_eq!(Batch::parse_one(&batch).unwrap().verify_for_produce(), Ok(()));
     }
 
     #[test]
@@ -738,14 +639,7 @@ mod tests {
         patch_leader_epoch(&mut bytes, 9);
         let batch = Batch::parse(&bytes).unwrap();
         assert_eq!(batch.verify_stored(), Ok(()));
-        assert_eq!(
-            (
-                batch.base_offset(),
-                batch.last_offset(),
-                batch.next_offset()
-            ),
-            (500, 502, 503)
-        );
+        assert_eq!((batch.base_offset(), batch.last_offset(), batch.next_offset()), (500, 502, 503));
         assert_eq!(batch.leader_epoch(), 9);
     }
 
@@ -779,18 +673,8 @@ mod tests {
     fn cut_short_at_every_length() {
         let batch = batch_of(&["payload"], PRODUCER);
         for bytes_found in 0..batch.len() {
-            let bytes_needed = if bytes_found < HEADER_BYTES {
-                HEADER_BYTES
-            } else {
-                batch.len()
-            };
-            assert_eq!(
-                Batch::parse(&batch[..bytes_found]),
-                Err(BatchError::Truncated {
-                    bytes_needed,
-                    bytes_found
-                })
-            );
+            let bytes_needed = if bytes_found < HEADER_BYTES { HEADER_BYTES } else { batch.len() };
+            assert_eq!(Batch::parse(&batch[..bytes_found]), Err(BatchError::Truncated { bytes_needed, bytes_found }));
         }
     }
 
@@ -798,87 +682,31 @@ mod tests {
     fn refused_by_header() {
         let good = || batch_of(&["a", "b"], PRODUCER);
         let bytes = good().len();
-        check_refused(
-            &[good(), vec![0]].concat(),
-            BatchError::Trailing {
-                batch_bytes: bytes,
-                bytes_found: bytes + 1,
-            },
-        );
-        check_refused(
-            &with(good(), position::MAGIC, [1]),
-            BatchError::Magic { found: 1 },
-        );
+        check_refused(&[good(), vec![0]].concat(), BatchError::Trailing { batch_bytes: bytes, bytes_found: bytes + 1 });
+        check_refused(&with(good(), position::MAGIC, [1]), BatchError::Magic { found: 1 });
         for found in [48, -1, i32::MIN] {
-            check_refused(
-                &with(good(), position::LENGTH, found.to_be_bytes()),
-                BatchError::Length { found },
-            );
+            check_refused(&with(good(), position::LENGTH, found.to_be_bytes()), BatchError::Length { found });
         }
         check_refused(
             &with(good(), position::LENGTH, i32::MAX.to_be_bytes()),
-            BatchError::Truncated {
-                bytes_needed: 12 + i32::MAX as usize,
-                bytes_found: bytes,
-            },
+            BatchError::Truncated { bytes_needed: 12 + i32::MAX as usize, bytes_found: bytes },
         );
-        check_refused(
-            &with(good(), position::ATTRIBUTES, 5i16.to_be_bytes()),
-            BatchError::UnknownCodec { found: 5 },
-        );
-        check_refused(
-            &with(good(), position::ATTRIBUTES, 0x20i16.to_be_bytes()),
-            BatchError::Control,
-        );
-        for (record_count, last_offset_delta) in [
-            (2, 0),
-            (1, 1),
-            (0, 0),
-            (-1, -2),
-            (0, -1),
-            (i32::MIN, i32::MAX),
-        ] {
+        check_refused(&with(good(), position::ATTRIBUTES, 5i16.to_be_bytes()), BatchError::UnknownCodec { found: 5 });
+        check_refused(&with(good(), position::ATTRIBUTES, 0x20i16.to_be_bytes()), BatchError::Control);
+        for (record_count, last_offset_delta) in [(2, 0), (1, 1), (0, 0), (-1, -2), (0, -1), (i32::MIN, i32::MAX)] {
             let batch = with(good(), position::RECORD_COUNT, record_count.to_be_bytes());
-            let batch = with(
-                batch,
-                position::LAST_OFFSET_DELTA,
-                last_offset_delta.to_be_bytes(),
-            );
-            check_refused(
-                &batch,
-                BatchError::RecordCount {
-                    record_count,
-                    last_offset_delta,
-                },
-            );
+            let batch = with(batch, position::LAST_OFFSET_DELTA, last_offset_delta.to_be_bytes());
+            check_refused(&batch, BatchError::RecordCount { record_count, last_offset_delta });
         }
     }
 
     #[test]
     fn refused_by_producer_fields() {
         let check = |id, epoch, base_sequence, transactional| {
-            let producer = Producer {
-                id,
-                epoch,
-                base_sequence,
-            };
-            let attributes = if transactional {
-                Attributes::TRANSACTIONAL
-            } else {
-                0
-            };
-            let batch = with(
-                batch_of(&["a"], producer),
-                position::ATTRIBUTES,
-                attributes.to_be_bytes(),
-            );
-            check_refused(
-                &batch,
-                BatchError::Producer {
-                    producer,
-                    transactional,
-                },
-            );
+            let producer = Producer { id, epoch, base_sequence };
+            let attributes = if transactional { Attributes::TRANSACTIONAL } else { 0 };
+            let batch = with(batch_of(&["a"], producer), position::ATTRIBUTES, attributes.to_be_bytes());
+            check_refused(&batch, BatchError::Producer { producer, transactional });
         };
         check(7, 0, -1, false);
         check(7, -1, 0, false);
@@ -897,35 +725,21 @@ mod tests {
             batch[length_of_second] = damage;
             let batch = with(batch, position::BASE_OFFSET, [0; 8]);
             let refused = Batch::parse_one(&batch).unwrap().verify_for_produce();
-            assert!(
-                matches!(refused, Err(BatchError::Record { index: 1, .. })),
-                "{refused:?}"
-            );
+            assert!(matches!(refused, Err(BatchError::Record { index: 1, .. })), "{refused:?}");
         }
     }
 
     #[test]
     fn compressed_records_are_taken_on_trust_but_not_walked() {
-        let batch = with(
-            batch_of(&["a"], PRODUCER),
-            position::ATTRIBUTES,
-            4i16.to_be_bytes(),
-        );
+        let batch = with(batch_of(&["a"], PRODUCER), position::ATTRIBUTES, 4i16.to_be_bytes());
         let batch = Batch::parse_one(&batch).unwrap();
         assert_eq!(batch.verify_for_produce(), Ok(()));
-        assert_eq!(
-            batch.records().err(),
-            Some(BatchError::Compressed { codec: Codec::Zstd })
-        );
+        assert_eq!(batch.records().err(), Some(BatchError::Compressed { codec: Codec::Zstd }));
     }
 
     #[test]
     fn sequence_numbers_wrap_to_zero() {
-        let producer = Producer {
-            id: 1,
-            epoch: 0,
-            base_sequence: i32::MAX - 1,
-        };
+        let producer = Producer { id: 1, epoch: 0, base_sequence: i32::MAX - 1 };
         assert_eq!(producer.sequence_after(1), i32::MAX);
         assert_eq!(producer.sequence_after(2), 0);
         assert_eq!(producer.sequence_after(i32::MAX), i32::MAX - 2);
@@ -934,19 +748,11 @@ mod tests {
     #[test]
     fn a_run_of_batches_ends_at_the_first_bad_one() {
         let mut run = [batch_of(&["a"], PRODUCER), batch_of(&["b", "c"], PRODUCER)].concat();
-        assert_eq!(
-            Batches::new(&run)
-                .map(|batch| batch.unwrap().record_count())
-                .collect::<Vec<_>>(),
-            [1, 2]
-        );
+        assert_eq!(Batches::new(&run).map(|batch| batch.unwrap().record_count()).collect::<Vec<_>>(), [1, 2]);
         run.truncate(run.len() - 1);
         let mut batches = Batches::new(&run);
         assert!(matches!(batches.next(), Some(Ok(_))));
-        assert!(matches!(
-            batches.next(),
-            Some(Err(BatchError::Truncated { .. }))
-        ));
+        assert!(matches!(batches.next(), Some(Err(BatchError::Truncated { .. }))));
         assert_eq!(batches.next(), None);
     }
 }

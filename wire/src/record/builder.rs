@@ -14,9 +14,7 @@ use crate::varint;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AppendError {
     /// The batch has no room for it: build the batch, then append again.
-    #[error(
-        "a record of {record_bytes} bytes does not fit: the batch has {batch_bytes} of {batch_bytes_max} bytes"
-    )]
+    #[error("a record of {record_bytes} bytes does not fit: the batch has {batch_bytes} of {batch_bytes_max} bytes")]
     Full {
         /// Bytes the record takes in a batch.
         record_bytes: usize,
@@ -64,17 +62,8 @@ impl BatchBuilder {
     /// # Panics
     /// When `batch_bytes_max` is above `i32::MAX`, the layout's limit.
     pub fn new(batch_bytes_max: usize) -> Self {
-        assert!(
-            i32::try_from(batch_bytes_max).is_ok(),
-            "a batch of {batch_bytes_max} bytes has no length field"
-        );
-        Self {
-            buffer: BytesMut::new(),
-            batch_bytes_max,
-            record_count: 0,
-            base_timestamp_ms: 0,
-            max_timestamp_ms: 0,
-        }
+        assert!(i32::try_from(batch_bytes_max).is_ok(), "a batch of {batch_bytes_max} bytes has no length field");
+        Self { buffer: BytesMut::new(), batch_bytes_max, record_count: 0, base_timestamp_ms: 0, max_timestamp_ms: 0 }
     }
 
     /// Adds a record; nothing is kept of it on error.
@@ -170,16 +159,9 @@ impl BatchBuilder {
         if record_bytes.saturating_add(batch_bytes.max(HEADER_BYTES)) <= batch_bytes_max {
             Ok(())
         } else if self.is_empty() || record_bytes.saturating_add(HEADER_BYTES) > batch_bytes_max {
-            Err(AppendError::TooLarge {
-                record_bytes,
-                batch_bytes_max,
-            })
+            Err(AppendError::TooLarge { record_bytes, batch_bytes_max })
         } else {
-            Err(AppendError::Full {
-                record_bytes,
-                batch_bytes,
-                batch_bytes_max,
-            })
+            Err(AppendError::Full { record_bytes, batch_bytes, batch_bytes_max })
         }
     }
 }
@@ -192,10 +174,8 @@ fn body_bytes(
     value: Option<&[u8]>,
     headers: &[Header<'_>],
 ) -> usize {
-    let headers_bytes: usize = headers
-        .iter()
-        .map(|header| nullable_bytes(Some(header.key)) + nullable_bytes(header.value))
-        .sum();
+    let headers_bytes: usize =
+        headers.iter().map(|header| nullable_bytes(Some(header.key)) + nullable_bytes(header.value)).sum();
     1 + varint::encoded_bytes(timestamp_delta)
         + varint::encoded_bytes(i64::from(offset_delta))
         + nullable_bytes(key)
@@ -206,9 +186,7 @@ fn body_bytes(
 
 #[inline]
 fn nullable_bytes(bytes: Option<&[u8]>) -> usize {
-    bytes.map_or(1, |bytes| {
-        varint::encoded_bytes(bytes.len() as i64) + bytes.len()
-    })
+    bytes.map_or(1, |bytes| varint::encoded_bytes(bytes.len() as i64) + bytes.len())
 }
 
 #[inline]
@@ -229,54 +207,22 @@ mod tests {
 
     #[test]
     fn what_goes_in_comes_out() {
-        let headers = [
-            Header {
-                key: b"trace",
-                value: Some(b"1f"),
-            },
-            Header {
-                key: b"",
-                value: None,
-            },
-        ];
+        let headers = [Header { key: b"trace", value: Some(b"1f") }, Header { key: b"", value: None }];
         let mut builder = BatchBuilder::new(1024);
-        builder
-            .append(2_000, Some(b"k"), Some(b"v"), &headers)
-            .unwrap();
+        builder.append(2_000, Some(b"k"), Some(b"v"), &headers).unwrap();
         builder.append(1_000, None, None, &[]).unwrap();
         builder.append(i64::MIN, Some(b""), Some(b""), &[]).unwrap();
         let bytes = builder.build(Producer::NONE);
 
         let batch = Batch::parse_one(&bytes).unwrap();
         batch.verify_for_produce().unwrap();
-        assert_eq!(
-            (batch.base_timestamp_ms(), batch.max_timestamp_ms()),
-            (2_000, 2_000)
-        );
+        assert_eq!((batch.base_timestamp_ms(), batch.max_timestamp_ms()), (2_000, 2_000));
         let records: Vec<_> = batch.records().unwrap().map(Result::unwrap).collect();
-        assert_eq!(
-            records
-                .iter()
-                .map(|record| record.offset)
-                .collect::<Vec<_>>(),
-            [0, 1, 2]
-        );
-        assert_eq!(
-            records
-                .iter()
-                .map(|record| record.timestamp_ms)
-                .collect::<Vec<_>>(),
-            [2_000, 1_000, i64::MIN]
-        );
-        assert_eq!(
-            (records[0].key, records[0].value),
-            (Some(&b"k"[..]), Some(&b"v"[..]))
-        );
+        assert_eq!(records.iter().map(|record| record.offset).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(records.iter().map(|record| record.timestamp_ms).collect::<Vec<_>>(), [2_000, 1_000, i64::MIN]);
+        assert_eq!((records[0].key, records[0].value), (Some(&b"k"[..]), Some(&b"v"[..])));
         assert_eq!((records[1].key, records[1].value), (None, None));
-        assert_eq!(
-            (records[2].key, records[2].value),
-            (Some(&b""[..]), Some(&b""[..]))
-        );
+        assert_eq!((records[2].key, records[2].value), (Some(&b""[..]), Some(&b""[..])));
         assert_eq!(records[0].headers.collect::<Vec<_>>(), headers);
         assert!(records[1].headers.is_empty());
     }
@@ -287,19 +233,12 @@ mod tests {
         builder.append(0, None, Some(b"five!"), &[]).unwrap();
         let (batch_bytes, batch_bytes_max) = (HEADER_BYTES + 12, HEADER_BYTES + 24);
         assert_eq!(builder.batch_bytes(), batch_bytes);
-        let full = AppendError::Full {
-            record_bytes: 13,
-            batch_bytes,
-            batch_bytes_max,
-        };
+        let full = AppendError::Full { record_bytes: 13, batch_bytes, batch_bytes_max };
         assert_eq!(builder.append(0, None, Some(b"seven!"), &[]), Err(full));
         builder.append(0, None, Some(b"five!"), &[]).unwrap();
         assert_eq!(builder.build(Producer::NONE).len(), batch_bytes_max);
 
-        let too_large = AppendError::TooLarge {
-            record_bytes: 25,
-            batch_bytes_max,
-        };
+        let too_large = AppendError::TooLarge { record_bytes: 25, batch_bytes_max };
         assert_eq!(builder.append(0, None, Some(&[0; 18]), &[]), Err(too_large));
         assert!(builder.is_empty());
         builder.append(0, None, Some(&[0; 17]), &[]).unwrap();
@@ -327,13 +266,6 @@ mod tests {
         let bytes = builder.build(Producer::NONE);
         let batch = Batch::parse_one(&bytes).unwrap();
         batch.verify_for_produce().unwrap();
-        assert_eq!(
-            (
-                batch.base_timestamp_ms(),
-                batch.max_timestamp_ms(),
-                batch.record_count()
-            ),
-            (1, 1, 1)
-        );
+        assert_eq!((batch.base_timestamp_ms(), batch.max_timestamp_ms(), batch.record_count()), (1, 1, 1));
     }
 }

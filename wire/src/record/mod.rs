@@ -5,15 +5,11 @@
 
 mod batch;
 mod builder;
-#[expect(
-    clippy::module_inception,
-    reason = "a record lives in the folder of records"
-)]
+#[expect(clippy::module_inception, reason = "a record lives in the folder of records")]
 mod record;
 
 pub use batch::{
-    Attributes, Batch, BatchError, BatchHeader, Batches, Codec, HEADER_BYTES, NO_LEADER_EPOCH,
-    Producer, position,
+    Attributes, Batch, BatchError, BatchHeader, Batches, Codec, HEADER_BYTES, NO_LEADER_EPOCH, Producer, position,
 };
 pub use batch::{patch_base_offset, patch_leader_epoch};
 pub use builder::{AppendError, BatchBuilder};

@@ -129,8 +129,7 @@ impl<'a> Records<'a> {
     pub(super) fn new(header: &BatchHeader, record_bytes: &'a [u8]) -> Self {
         Self {
             base_offset: header.base_offset,
-            base_timestamp_ms: (!header.attributes.is_log_append_time())
-                .then_some(header.base_timestamp_ms),
+            base_timestamp_ms: (!header.attributes.is_log_append_time()).then_some(header.base_timestamp_ms),
             max_timestamp_ms: header.max_timestamp_ms,
             count: header.record_count,
             index: 0,
@@ -145,9 +144,7 @@ impl<'a> Records<'a> {
         let mut body = take_length(&mut self.rest, "record length")?;
         // The attributes byte has no bits in use, and unknown ones are for later versions to explain.
         take(&mut body, 1, "attributes")?;
-        let timestamp_delta = varint::read_i64(&mut body).ok_or(RecordError::Number {
-            field: "timestamp delta",
-        })?;
+        let timestamp_delta = varint::read_i64(&mut body).ok_or(RecordError::Number { field: "timestamp delta" })?;
         let offset_delta = self.take_offset_delta(&mut body)?;
         let key = take_nullable(&mut body, "key length")?;
         let value = take_nullable(&mut body, "value length")?;
@@ -187,9 +184,7 @@ impl<'a> Iterator for Records<'a> {
         } else if self.rest.is_empty() {
             return None;
         } else {
-            Err(RecordError::LeftOver {
-                bytes_left: self.rest.len(),
-            })
+            Err(RecordError::LeftOver { bytes_left: self.rest.len() })
         };
         let index = self.index;
         self.index += 1;
@@ -209,20 +204,14 @@ fn take_headers(mut body: &[u8]) -> Result<Headers<'_>, RecordError> {
     let count = match usize::try_from(found) {
         Ok(count) if count <= bytes.len() / 2 => count,
         _ => {
-            return Err(RecordError::Length {
-                field: "header count",
-                found,
-                bytes_left: bytes.len(),
-            });
+            return Err(RecordError::Length { field: "header count", found, bytes_left: bytes.len() });
         }
     };
     for _ in 0..count {
         take_header(&mut body)?;
     }
     if !body.is_empty() {
-        return Err(RecordError::LeftOver {
-            bytes_left: body.len(),
-        });
+        return Err(RecordError::LeftOver { bytes_left: body.len() });
     }
     Ok(Headers { count, bytes })
 }
@@ -234,10 +223,7 @@ fn take_header<'a>(body: &mut &'a [u8]) -> Result<Header<'a>, RecordError> {
 }
 
 #[inline]
-fn take_nullable<'a>(
-    body: &mut &'a [u8],
-    field: &'static str,
-) -> Result<Option<&'a [u8]>, RecordError> {
+fn take_nullable<'a>(body: &mut &'a [u8], field: &'static str) -> Result<Option<&'a [u8]>, RecordError> {
     match take_i32(body, field)? {
         -1 => Ok(None),
         length => take(body, length, field).map(Some),
@@ -256,24 +242,13 @@ fn take_i32(body: &mut &[u8], field: &'static str) -> Result<i32, RecordError> {
 }
 
 #[inline]
-fn take<'a>(
-    body: &mut &'a [u8],
-    length: i32,
-    field: &'static str,
-) -> Result<&'a [u8], RecordError> {
-    match usize::try_from(length)
-        .ok()
-        .and_then(|length| body.split_at_checked(length))
-    {
+fn take<'a>(body: &mut &'a [u8], length: i32, field: &'static str) -> Result<&'a [u8], RecordError> {
+    match usize::try_from(length).ok().and_then(|length| body.split_at_checked(length)) {
         Some((taken, rest)) => {
             *body = rest;
             Ok(taken)
         }
-        None => Err(RecordError::Length {
-            field,
-            found: length,
-            bytes_left: body.len(),
-        }),
+        None => Err(RecordError::Length { field, found: length, bytes_left: body.len() }),
     }
 }
 
@@ -287,167 +262,50 @@ mod tests {
         for _ in 0..record_count {
             builder.append(5, None, None, &[]).unwrap();
         }
-        *Batch::parse(&builder.build(Producer::NONE))
-            .unwrap()
-            .header()
+        *Batch::parse(&builder.build(Producer::NONE)).unwrap().header()
     }
 
     fn check(record: &[u8], expected: RecordError) {
         let mut records = Records::new(&header_of(1), record);
-        assert_eq!(
-            records.next(),
-            Some(Err(BatchError::Record {
-                index: 0,
-                source: expected
-            }))
-        );
+        assert_eq!(records.next(), Some(Err(BatchError::Record { index: 0, source: expected })));
         assert_eq!(records.next(), None);
     }
 
     #[test]
     fn lengths_are_checked_against_what_is_left() {
-        check(
-            &[],
-            RecordError::Number {
-                field: "record length",
-            },
-        );
-        check(
-            &[14, 0, 0],
-            RecordError::Length {
-                field: "record length",
-                found: 7,
-                bytes_left: 2,
-            },
-        );
-        check(
-            &[1, 0, 0],
-            RecordError::Length {
-                field: "record length",
-                found: -1,
-                bytes_left: 2,
-            },
-        );
-        check(
-            &[0],
-            RecordError::Length {
-                field: "attributes",
-                found: 1,
-                bytes_left: 0,
-            },
-        );
-        check(
-            &[2, 0],
-            RecordError::Number {
-                field: "timestamp delta",
-            },
-        );
-        check(
-            &[4, 0, 0],
-            RecordError::Number {
-                field: "offset delta",
-            },
-        );
-        check(
-            &[8, 0, 0, 0, 2],
-            RecordError::Length {
-                field: "key length",
-                found: 1,
-                bytes_left: 0,
-            },
-        );
-        check(
-            &[8, 0, 0, 0, 3],
-            RecordError::Length {
-                field: "key length",
-                found: -2,
-                bytes_left: 0,
-            },
-        );
-        check(
-            &[10, 0, 0, 0, 1, 2],
-            RecordError::Length {
-                field: "value length",
-                found: 1,
-                bytes_left: 0,
-            },
-        );
-        check(
-            &[10, 0, 0, 0, 1, 1],
-            RecordError::Number {
-                field: "header count",
-            },
-        );
-        check(
-            &[12, 0, 0, 0, 1, 1, 1],
-            RecordError::Length {
-                field: "header count",
-                found: -1,
-                bytes_left: 0,
-            },
-        );
-        check(
-            &[16, 0, 0, 0, 1, 1, 4, 0, 1],
-            RecordError::Length {
-                field: "header count",
-                found: 2,
-                bytes_left: 2,
-            },
-        );
+        check(&[], RecordError::Number { field: "record length" });
+        check(&[14, 0, 0], RecordError::Length { field: "record length", found: 7, bytes_left: 2 });
+        check(&[1, 0, 0], RecordError::Length { field: "record length", found: -1, bytes_left: 2 });
+        check(&[0], RecordError::Length { field: "attributes", found: 1, bytes_left: 0 });
+        check(&[2, 0], RecordError::Number { field: "timestamp delta" });
+        check(&[4, 0, 0], RecordError::Number { field: "offset delta" });
+        check(&[8, 0, 0, 0, 2], RecordError::Length { field: "key length", found: 1, bytes_left: 0 });
+        check(&[8, 0, 0, 0, 3], RecordError::Length { field: "key length", found: -2, bytes_left: 0 });
+        check(&[10, 0, 0, 0, 1, 2], RecordError::Length { field: "value length", found: 1, bytes_left: 0 });
+        check(&[10, 0, 0, 0, 1, 1], RecordError::Number { field: "header count" });
+        check(&[12, 0, 0, 0, 1, 1, 1], RecordError::Length { field: "header count", found: -1, bytes_left: 0 });
+        check(&[16, 0, 0, 0, 1, 1, 4, 0, 1], RecordError::Length { field: "header count", found: 2, bytes_left: 2 });
         check(
             &[16, 0, 0, 0, 1, 1, 2, 1, 1],
-            RecordError::Length {
-                field: "header key length",
-                found: -1,
-                bytes_left: 1,
-            },
+            RecordError::Length { field: "header key length", found: -1, bytes_left: 1 },
         );
-        check(
-            &[14, 0, 0, 0, 1, 1, 0, 9],
-            RecordError::LeftOver { bytes_left: 1 },
-        );
+        check(&[14, 0, 0, 0, 1, 1, 0, 9], RecordError::LeftOver { bytes_left: 1 });
     }
 
     #[test]
     fn offsets_rise_inside_the_batch() {
-        check(
-            &[12, 0, 0, 2, 1, 1, 0],
-            RecordError::OffsetDelta {
-                found: 1,
-                from: 0,
-                to: 0,
-            },
-        );
-        check(
-            &[12, 0, 0, 1, 1, 1, 0],
-            RecordError::OffsetDelta {
-                found: -1,
-                from: 0,
-                to: 0,
-            },
-        );
+        check(&[12, 0, 0, 2, 1, 1, 0], RecordError::OffsetDelta { found: 1, from: 0, to: 0 });
+        check(&[12, 0, 0, 1, 1, 1, 0], RecordError::OffsetDelta { found: -1, from: 0, to: 0 });
         let twice = [12, 0, 0, 0, 1, 1, 0, 12, 0, 0, 0, 1, 1, 0];
-        let source = RecordError::OffsetDelta {
-            found: 0,
-            from: 1,
-            to: 1,
-        };
-        assert_eq!(
-            Records::new(&header_of(2), &twice).nth(1),
-            Some(Err(BatchError::Record { index: 1, source }))
-        );
+        let source = RecordError::OffsetDelta { found: 0, from: 1, to: 1 };
+        assert_eq!(Records::new(&header_of(2), &twice).nth(1), Some(Err(BatchError::Record { index: 1, source })));
     }
 
     #[test]
     fn gaps_left_by_compaction_are_read() {
-        let header = BatchHeader {
-            record_count: 1,
-            base_offset: 10,
-            ..header_of(5)
-        };
-        let records: Vec<_> = Records::new(&header, &[12, 0, 0, 6, 1, 1, 0])
-            .map(|record| record.unwrap().offset)
-            .collect();
+        let header = BatchHeader { record_count: 1, base_offset: 10, ..header_of(5) };
+        let records: Vec<_> =
+            Records::new(&header, &[12, 0, 0, 6, 1, 1, 0]).map(|record| record.unwrap().offset).collect();
         assert_eq!(records, [13]);
     }
 
@@ -456,10 +314,7 @@ mod tests {
         let source = RecordError::LeftOver { bytes_left: 1 };
         let mut records = Records::new(&header_of(1), &[12, 0, 0, 0, 1, 1, 0, 0]);
         assert!(matches!(records.next(), Some(Ok(_))));
-        assert_eq!(
-            records.next(),
-            Some(Err(BatchError::Record { index: 1, source }))
-        );
+        assert_eq!(records.next(), Some(Err(BatchError::Record { index: 1, source })));
         assert_eq!(records.next(), None);
     }
 
@@ -467,15 +322,8 @@ mod tests {
     fn log_append_time_is_one_for_all() {
         let header = header_of(1);
         let attributes = crate::record::Attributes(1 << 3);
-        let header = BatchHeader {
-            attributes,
-            max_timestamp_ms: 99,
-            ..header
-        };
-        let record = Records::new(&header, &[12, 0, 4, 0, 1, 1, 0])
-            .next()
-            .unwrap()
-            .unwrap();
+        let header = BatchHeader { attributes, max_timestamp_ms: 99, ..header };
+        let record = Records::new(&header, &[12, 0, 4, 0, 1, 1, 0]).next().unwrap().unwrap();
         assert_eq!(record.timestamp_ms, 99);
     }
 }
