@@ -5,17 +5,21 @@
 use bytes::BufMut;
 
 /// Takes a 32-bit varint off the front of `bytes`; `None` when it is cut short or wider than 32 bits.
-#[inline]
+#[inline(always)]
 pub(crate) fn read_i32(bytes: &mut &[u8]) -> Option<i32> {
-    let raw = u32::try_from(read_unsigned(bytes, 5)?).ok()?;
-    Some((raw >> 1) as i32 ^ -((raw & 1) as i32))
+    match read_short(bytes) {
+        Some(raw) => Some((raw >> 1) as i32 ^ -((raw & 1) as i32)),
+        None => i32::try_from(read_long(bytes, 5)?).ok(),
+    }
 }
 
 /// Takes a 64-bit varint off the front of `bytes`; `None` when it is cut short or wider than 64 bits.
-#[inline]
+#[inline(always)]
 pub(crate) fn read_i64(bytes: &mut &[u8]) -> Option<i64> {
-    let raw = read_unsigned(bytes, 10)?;
-    Some((raw >> 1) as i64 ^ -((raw & 1) as i64))
+    match read_short(bytes) {
+        Some(raw) => Some(((raw >> 1) as i32 ^ -((raw & 1) as i32)).into()),
+        None => read_long(bytes, 10),
+    }
 }
 
 /// Appends `value`. The bytes are the same whether it is later read as 32 or 64 bits wide.
@@ -41,18 +45,24 @@ fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-#[inline]
-fn read_unsigned(bytes: &mut &[u8], bytes_max: usize) -> Option<u64> {
-    // Nearly every varint in a record is one byte: a delta, a short length, "no headers".
-    let (&first, rest) = bytes.split_first()?;
-    if first < 0x80 {
-        *bytes = rest;
-        return Some(u64::from(first));
+/// One or two bytes, which nearly every varint of a record has: deltas, lengths, "no headers".
+#[inline(always)]
+fn read_short(bytes: &mut &[u8]) -> Option<u32> {
+    match **bytes {
+        [first @ ..0x80, ref rest @ ..] => {
+            *bytes = rest;
+            Some(u32::from(first))
+        }
+        [first, second @ ..0x80, ref rest @ ..] => {
+            *bytes = rest;
+            Some(u32::from(first & 0x7f) | u32::from(second) << 7)
+        }
+        _ => None,
     }
-    read_long(bytes, bytes_max)
 }
 
-fn read_long(bytes: &mut &[u8], bytes_max: usize) -> Option<u64> {
+#[inline(never)]
+fn read_long(bytes: &mut &[u8], bytes_max: usize) -> Option<i64> {
     let mut raw = 0u64;
     for (index, &byte) in bytes.iter().enumerate().take(bytes_max) {
         let bits = u64::from(byte & 0x7f);
@@ -62,7 +72,7 @@ fn read_long(bytes: &mut &[u8], bytes_max: usize) -> Option<u64> {
         raw |= bits << (7 * index);
         if byte < 0x80 {
             *bytes = &bytes[index + 1..];
-            return Some(raw);
+            return Some((raw >> 1) as i64 ^ -((raw & 1) as i64));
         }
     }
     None

@@ -81,24 +81,24 @@ impl BatchBuilder {
         // Wraps, and so does the reader's addition: any two timestamps come back as they went in.
         let timestamp_delta = timestamp_ms.wrapping_sub(self.base_timestamp_ms);
         let body_bytes = body_bytes(timestamp_delta, self.record_count, key, value, headers);
-        self.check_room(body_bytes)?;
-        if self.record_count == 0 {
-            self.buffer.put_bytes(0, HEADER_BYTES);
-        }
+        let start = self.buffer.len().max(HEADER_BYTES);
+        let end = start + self.check_room(body_bytes)?;
         self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms);
 
-        let out = &mut self.buffer;
-        varint::write(out, body_bytes as i64);
+        self.buffer.resize(end, 0);
+        let mut out = &mut self.buffer[start..];
+        varint::write(&mut out, body_bytes as i64);
         out.put_u8(0);
-        varint::write(out, timestamp_delta);
-        varint::write(out, i64::from(self.record_count));
-        put_nullable(out, key);
-        put_nullable(out, value);
-        varint::write(out, headers.len() as i64);
+        varint::write(&mut out, timestamp_delta);
+        varint::write(&mut out, i64::from(self.record_count));
+        put_nullable(&mut out, key);
+        put_nullable(&mut out, value);
+        varint::write(&mut out, headers.len() as i64);
         for header in headers {
-            put_nullable(out, Some(header.key));
-            put_nullable(out, header.value);
+            put_nullable(&mut out, Some(header.key));
+            put_nullable(&mut out, header.value);
         }
+        assert!(out.is_empty(), "a record takes the bytes that were counted for it");
         self.record_count += 1;
         Ok(())
     }
@@ -153,11 +153,12 @@ impl BatchBuilder {
         self.batch_bytes_max
     }
 
-    fn check_room(&self, body_bytes: usize) -> Result<(), AppendError> {
+    /// Bytes of the record with its length, if the batch has room for them.
+    fn check_room(&self, body_bytes: usize) -> Result<usize, AppendError> {
         let record_bytes = body_bytes.saturating_add(varint::encoded_bytes(body_bytes as i64));
         let (batch_bytes, batch_bytes_max) = (self.buffer.len(), self.batch_bytes_max);
         if record_bytes.saturating_add(batch_bytes.max(HEADER_BYTES)) <= batch_bytes_max {
-            Ok(())
+            Ok(record_bytes)
         } else if self.is_empty() || record_bytes.saturating_add(HEADER_BYTES) > batch_bytes_max {
             Err(AppendError::TooLarge { record_bytes, batch_bytes_max })
         } else {
@@ -190,7 +191,7 @@ fn nullable_bytes(bytes: Option<&[u8]>) -> usize {
 }
 
 #[inline]
-fn put_nullable(out: &mut BytesMut, bytes: Option<&[u8]>) {
+fn put_nullable(out: &mut &mut [u8], bytes: Option<&[u8]>) {
     match bytes {
         None => varint::write(out, -1),
         Some(bytes) => {
