@@ -339,6 +339,12 @@ impl Header {
     }
 }
 
+/// The log that a group at the start of `bytes` claims to be of: for whoever reads the root of recovery, and has no
+/// other source for it. Nothing is proven before the group is parsed with it.
+pub(crate) fn claimed_log_id(bytes: &[u8]) -> Option<u128> {
+    bytes.get(8..24).map(|id| u128::from_le_bytes(array(id, 0)))
+}
+
 /// A group as read: header and lists proven by their checksum, entries still to be proven one by one.
 pub struct Group<'a> {
     /// Its header.

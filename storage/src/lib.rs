@@ -1,7 +1,9 @@
 //! The log: one directory of WAL, memtables, segments and manifest, and the partitions that live in it.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod group;
+pub mod journal;
 pub mod segment;
 
 /// A partition, as metadata numbered it. Never reused; nothing on disk is found by name.
