@@ -16,6 +16,7 @@ pub enum OpenMode {
 }
 
 /// An open file. Clones share it; the last drop closes it.
+#[expect(clippy::len_without_is_empty, reason = "asking a file whether it is empty costs as much as its length")]
 pub trait File: Clone + 'static {
     /// The memory it reads into and writes from.
     type Frozen: Frozen;

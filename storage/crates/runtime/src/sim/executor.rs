@@ -88,7 +88,8 @@ impl Executor {
     /// Drops all tasks of a group, and from now on whatever their destructors try to spawn.
     pub(super) fn close_group(&self, group: Group) {
         self.groups.borrow_mut().remove(&group);
-        let dead: Vec<Entry> = self.tasks.borrow_mut().extract_if(.., |_, task| task.group == group).map(|(_, task)| task).collect();
+        let dead: Vec<Entry> =
+            self.tasks.borrow_mut().extract_if(.., |_, task| task.group == group).map(|(_, task)| task).collect();
         drop(dead); // With nothing borrowed: destructors may come back here.
     }
 

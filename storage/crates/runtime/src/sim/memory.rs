@@ -8,23 +8,23 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::core::Core;
+use super::world::World;
 use crate::{BLOCK_ALIGNMENT, block};
 
 pub(super) struct Memory {
-    core: Rc<Core>,
+    world: Rc<World>,
     block_bytes: usize,
     live_blocks: Cell<usize>,
     live_bytes: Cell<usize>,
 }
 
 impl Memory {
-    pub(super) fn new(core: Rc<Core>, block_bytes: usize) -> Self {
+    pub(super) fn new(world: Rc<World>, block_bytes: usize) -> Self {
         assert!(
             block_bytes > 0 && block_bytes.is_multiple_of(BLOCK_ALIGNMENT),
             "block_bytes is {block_bytes}, not a multiple of {BLOCK_ALIGNMENT}"
         );
-        Self { core, block_bytes, live_blocks: Cell::new(0), live_bytes: Cell::new(0) }
+        Self { world, block_bytes, live_blocks: Cell::new(0), live_bytes: Cell::new(0) }
     }
 
     pub(super) fn block_bytes(&self) -> usize {
@@ -42,7 +42,7 @@ impl Memory {
     /// A block full of one arbitrary byte: what a recycled block holds is nobody's business.
     pub(super) fn block(self: &Rc<Self>, len_min: usize) -> Block {
         let capacity = len_min.max(self.block_bytes).next_multiple_of(BLOCK_ALIGNMENT);
-        let left_over = self.core.rng.next_u64() as u8;
+        let left_over = self.world.rng.next_u64() as u8;
         let mut bytes = BytesMut::new();
         bytes.resize(capacity + BLOCK_ALIGNMENT, left_over);
         let unaligned = bytes.as_ptr().align_offset(BLOCK_ALIGNMENT);
@@ -140,7 +140,7 @@ mod tests {
     use crate::{Block as _, Frozen as _};
 
     fn memory() -> Rc<Memory> {
-        Rc::new(Memory::new(Rc::new(Core::new(0)), 8192))
+        Rc::new(Memory::new(Rc::new(World::new(0)), 8192))
     }
 
     #[test]

@@ -16,7 +16,7 @@ const TIMER_LATE_NS_MAX: u64 = 16_384;
 /// How much time running a task once may take, a power of two.
 const RUN_NS_MAX: u64 = 2_048;
 
-pub(super) struct Core {
+pub(super) struct World {
     pub(super) seed: u64,
     pub(super) rng: Rng,
     pub(super) clock: Clock,
@@ -26,7 +26,7 @@ pub(super) struct Core {
     pub(super) crashes_due: RefCell<Vec<(NodeId, Crash)>>,
 }
 
-impl Core {
+impl World {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             seed,
