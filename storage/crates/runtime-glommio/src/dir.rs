@@ -1,0 +1,96 @@
+//! Directories, on the shard's blocking threads: the standard library with this project's permissions and durability.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use ::runtime::{DirEntry, Space};
+
+/// Name of the file that stands for the lock on its directory.
+const LOCK_FILE: &str = "LOCK";
+
+/// Holds a directory against a second process until it is dropped.
+pub struct DirLock {
+    _file: File,
+}
+
+pub(crate) fn list(path: &Path) -> io::Result<Vec<DirEntry>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // Removed since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if metadata.is_file() {
+            let name = entry.file_name().into_string().map_err(|name| not_utf8(path, name.as_ref()))?;
+            files.push(DirEntry { name, len: metadata.len() });
+        }
+    }
+    Ok(files)
+}
+
+/// Creates `path` and its missing parents. An existing `path` is made durable too: the process that created it may
+/// have died before it did so.
+pub(crate) fn create_all(path: &Path) -> io::Result<()> {
+    let parent = parent(path);
+    if !path.is_dir() {
+        if !parent.is_dir() {
+            create_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            other => other?,
+        }
+    }
+    sync(parent)
+}
+
+pub(crate) fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+pub(crate) fn lock(path: &Path) -> io::Result<DirLock> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(path.join(LOCK_FILE))?;
+    match file.try_lock() {
+        Ok(()) => Ok(DirLock { _file: file }),
+        Err(TryLockError::WouldBlock) => Err(locked(path)),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+pub(crate) fn space(path: &Path) -> io::Result<Space> {
+    let system = rustix::fs::statvfs(path)?;
+    Ok(Space {
+        total_bytes: system.f_blocks.saturating_mul(system.f_frsize),
+        free_bytes: system.f_bavail.saturating_mul(system.f_frsize),
+    })
+}
+
+/// The directory that holds `path`.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+fn locked(path: &Path) -> io::Error {
+    let path = path.display();
+    io::Error::new(io::ErrorKind::WouldBlock, format!("{path} is in use: another process holds its {LOCK_FILE} file"))
+}
+
+fn not_utf8(path: &Path, name: &Path) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{}: the name of {} is not UTF-8", path.display(), name.display()),
+    )
+}

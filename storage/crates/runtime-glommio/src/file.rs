@@ -1,0 +1,215 @@
+//! Files under direct I/O, on glommio's `DmaFile`.
+//!
+//! Files are opened by the standard library first, which gives plain errors and follows no symbolic link, and then by
+//! glommio through `/proc`, because its own open looks the path up three times and panics if it is gone by the third.
+//! Reads are aligned here and their length checked, because glommio's unaligned read returns bytes that do not exist
+//! near the end of a file. Writes run in tasks of their own, so that dropping the future that waits for one does not
+//! free memory that the kernel is reading.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    ops::Range,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::Path,
+    rc::Rc,
+};
+
+use ::runtime::{BLOCK_ALIGNMENT, Block as _, OpenMode};
+use glommio::{GlommioError, io::DmaFile};
+
+use crate::{block::Frozen, dir, probe, runtime::Shard, task};
+
+/// Larger single reads hang some kernels.
+const READ_BYTES_MAX: usize = 512 << 10;
+const ALIGNMENT: u64 = BLOCK_ALIGNMENT as u64;
+
+/// An open file. Clones share it; the last drop closes it.
+#[derive(Clone)]
+pub struct File {
+    open: Rc<Open>,
+}
+
+struct Open {
+    dma: DmaFile,
+    mode: OpenMode,
+    shard: Rc<Shard>,
+}
+
+impl File {
+    pub(crate) async fn open(shard: &Rc<Shard>, path: &Path, mode: OpenMode) -> io::Result<Self> {
+        let wanted = path.to_owned();
+        let (file, device) = shard.blocking(move || find(&wanted, mode)).await?;
+        shard.probe(device, dir::parent(path)).await?;
+
+        let mut options = glommio::io::OpenOptions::new();
+        options.read(true).write(mode != OpenMode::Read);
+        if matches!(mode, OpenMode::Durable | OpenMode::CreateDurable) {
+            options.custom_flags(libc::O_DSYNC);
+        }
+        let opened = options.dma_open(probe::lasting_path(&file)).await;
+        let dma = opened.map_err(os_error).map_err(|error| refused(error, path))?;
+        Ok(Self { open: Rc::new(Open { dma, mode, shard: Rc::clone(shard) }) })
+    }
+}
+
+impl ::runtime::File for File {
+    type Frozen = Frozen;
+
+    async fn read(&self, position: u64, len: usize) -> io::Result<Frozen> {
+        let _work = self.open.shard.progress.work();
+        let end = position.checked_add(len as u64).filter(|&end| end <= i64::MAX as u64);
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        let start = position - position % ALIGNMENT;
+        let span = (end - start).next_multiple_of(ALIGNMENT);
+        if span <= READ_BYTES_MAX as u64 {
+            let read = self.open.dma.read_at_aligned(start, span as usize).await.map_err(os_error)?;
+            let skipped = (position - start) as usize;
+            if read.len() >= skipped + len {
+                return Ok(Frozen::from_read(read, skipped..skipped + len));
+            }
+        }
+        self.open.gather(position..end).await
+    }
+
+    async fn write_durable(&self, bytes: Frozen, position: u64) -> io::Result<()> {
+        let mode = self.open.mode;
+        assert!(matches!(mode, OpenMode::Durable | OpenMode::CreateDurable), "a durable write to a file of {mode:?}");
+        self.write_all(bytes, position).await
+    }
+
+    async fn write(&self, bytes: Frozen, position: u64) -> io::Result<()> {
+        let mode = self.open.mode;
+        assert!(mode == OpenMode::CreateNew, "a plain write to a file of {mode:?}");
+        self.write_all(bytes, position).await
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        let _work = self.open.shard.progress.work();
+        self.open.dma.fdatasync().await.map_err(os_error)
+    }
+
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        let _work = self.open.shard.progress.work();
+        if len > 0 {
+            match self.open.dma.pre_allocate(len, false).await.map_err(os_error) {
+                // A file system that cannot reserve space: the length is all it can have.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                other => other?,
+            }
+        }
+        if self.open.len()? != len {
+            self.open.dma.truncate(len).await.map_err(os_error)?;
+        }
+        Ok(())
+    }
+
+    async fn len(&self) -> io::Result<u64> {
+        self.open.len()
+    }
+}
+
+impl File {
+    async fn write_all(&self, bytes: Frozen, position: u64) -> io::Result<()> {
+        let len = bytes.len();
+        assert!(len.is_multiple_of(BLOCK_ALIGNMENT), "a write of {len} bytes");
+        assert!(position.is_multiple_of(ALIGNMENT), "a write at {position}");
+        if len == 0 {
+            return Ok(());
+        }
+        let loan = self.open.own_block(bytes).lend().unwrap_or_else(|_| panic!("a write from inside a block"));
+        let open = Rc::clone(&self.open);
+        let written = task::at_once(async move {
+            let _work = open.shard.progress.work();
+            let written = open.dma.write_rc_at(loan.dma(), position).await;
+            loan.returned();
+            written.map_err(os_error)
+        });
+        match written.await? {
+            written if written == len => Ok(()),
+            written => Err(short_write(written, len, position)),
+        }
+    }
+}
+
+impl Open {
+    /// Reads what one operation cannot, or did not: in several, into one block.
+    async fn gather(&self, wanted: Range<u64>) -> io::Result<Frozen> {
+        let file_len = self.len()?;
+        if wanted.end > file_len {
+            return Err(ends_early(file_len, &wanted));
+        }
+        let len = (wanted.end - wanted.start) as usize;
+        let mut block = self.shard.pool.take(len);
+        let mut filled = 0;
+        while filled < len {
+            let position = wanted.start + filled as u64;
+            let start = position - position % ALIGNMENT;
+            let span = (wanted.end - start).next_multiple_of(ALIGNMENT).min(READ_BYTES_MAX as u64);
+            let read = self.dma.read_at_aligned(start, span as usize).await.map_err(os_error)?;
+            let fresh = read.get((position - start) as usize..).unwrap_or_default();
+            if fresh.is_empty() {
+                return Err(ends_early(position, &wanted));
+            }
+            let count = fresh.len().min(len - filled);
+            block[filled..filled + count].copy_from_slice(&fresh[..count]);
+            filled += count;
+        }
+        Ok(block.freeze(len))
+    }
+
+    /// The bytes themselves if a block holds them, else a copy in one: what a read returned cannot be written.
+    fn own_block(&self, bytes: Frozen) -> Frozen {
+        if bytes.is_block() {
+            return bytes;
+        }
+        let mut block = self.shard.pool.take(bytes.len());
+        block[..bytes.len()].copy_from_slice(&bytes);
+        block.freeze(bytes.len())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        // SAFETY: the descriptor stays open for as long as `self.dma`.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(self.dma.as_raw_fd()) };
+        let stat = rustix::fs::fstat(descriptor)?;
+        Ok(u64::try_from(stat.st_size).expect("a length is not negative"))
+    }
+}
+
+/// The error of the system call, which glommio wraps in a text of its own.
+pub(crate) fn os_error(error: GlommioError<()>) -> io::Error {
+    match error {
+        GlommioError::EnhancedIoError { source, .. } => source,
+        other => other.into(),
+    }
+}
+
+/// Opens or creates `path`, and says on which device it is.
+fn find(path: &Path, mode: OpenMode) -> io::Result<(std::fs::File, u64)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(mode != OpenMode::Read).custom_flags(libc::O_NOFOLLOW).mode(0o600);
+    options.create_new(matches!(mode, OpenMode::CreateDurable | OpenMode::CreateNew));
+    let file = options.open(path)?;
+    let device = file.metadata()?.dev();
+    Ok((file, device))
+}
+
+fn refused(error: io::Error, path: &Path) -> io::Error {
+    if error.kind() != io::ErrorKind::InvalidInput {
+        return error;
+    }
+    let path = path.display();
+    io::Error::new(io::ErrorKind::Unsupported, format!("{path}: the file system refuses direct I/O (O_DIRECT)"))
+}
+
+fn ends_early(end: u64, wanted: &Range<u64>) -> io::Error {
+    let Range { start, end: wanted } = wanted;
+    io::Error::new(io::ErrorKind::UnexpectedEof, format!("the file ends at {end}, bytes {start} to {wanted} wanted"))
+}
+
+fn short_write(written: usize, len: usize, position: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::WriteZero, format!("{written} of {len} bytes written at {position}"))
+}
