@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod group;
 pub mod journal;
+pub mod manifest;
 pub mod segment;
 
 /// A partition, as metadata numbered it. Never reused; nothing on disk is found by name.

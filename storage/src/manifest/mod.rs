@@ -1,0 +1,187 @@
+//! The manifest: which files of a log's directory hold what, and all else that recovery has to know.
+//!
+//! ```text
+//!   apply(edit) ──> queue ──> check against the state ──> journal, durable ──> state ──> answer
+//!                              one task, one edit at a time
+//! ```
+//!
+//! The one hard idea: the state that everyone sees changes only once the edit is durable, and edits have one order,
+//! so what a reader of the state acted upon is what recovery will find.
+
+mod edit;
+mod fields;
+mod snapshot;
+mod state;
+
+use std::{
+    cell::{Cell, Ref, RefCell},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use runtime::Runtime;
+
+use crate::{
+    codec::DecodeError,
+    journal::{self, Journal, Recovered, WriteError},
+    segment::SegmentId,
+};
+pub use edit::{Edit, Flush, Flushed, FlushedPartition, INTENT_SEGMENTS_MAX, Intent, Merge};
+pub use state::{Clip, Cut, EpochStart, Evidence, Fate, Inconsistent, Partition, Refusal, State};
+
+/// Its files are called `manifest-…`.
+const PREFIX: &str = "manifest";
+
+/// Edits that wait for their turn; one more waits to queue.
+const QUEUE_EDITS: usize = 64;
+
+/// The manifest of one log. A clone is another handle.
+#[derive(Clone)]
+pub struct Manifest {
+    queue: flume::Sender<Request>,
+    state: Rc<RefCell<State>>,
+    log_id: u128,
+    is_new: bool,
+    /// The first segment number that is neither in the state nor claimed by a queued intent.
+    next_segment: Rc<Cell<u64>>,
+}
+
+struct Request {
+    edit: Edit,
+    answer: flume::Sender<Result<(), WriteError>>,
+}
+
+/// Why a manifest could not be read. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its journal could not be read.
+    #[error(transparent)]
+    Journal(#[from] journal::OpenError),
+    /// A snapshot or an edit is intact, and this program cannot read it: it is from a later version, or a bug wrote it.
+    #[error("manifest in {dir}, {what}: {source}")]
+    Undecodable {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The snapshot, or the number of the edit.
+        what: String,
+        /// What is wrong.
+        source: DecodeError,
+    },
+    /// An edit is intact and contradicts those before it: a bug wrote it.
+    #[error("manifest in {dir}, {what}: {source}")]
+    Inconsistent {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The number of the edit.
+        what: String,
+        /// What is wrong.
+        source: Inconsistent,
+    },
+}
+
+impl Manifest {
+    /// Reads the manifest of the log in `dir`. Writes nothing: the first edit does, and brings a new manifest into
+    /// being where there was none ([`Self::is_new`]).
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open<R: Runtime>(runtime: &R, dir: &Path) -> Result<Self, OpenError> {
+        let (journal, recovered) = Journal::open(runtime.clone(), dir.to_path_buf(), PREFIX).await?;
+        let is_new = recovered.is_none();
+        let state = match recovered {
+            Some(recovered) => replay(recovered, dir, journal.edits())?,
+            None => State::default(),
+        };
+        let next_segment = Rc::new(Cell::new(state.next_segment.0));
+        let state = Rc::new(RefCell::new(state));
+        let (queue, requests) = flume::bounded(QUEUE_EDITS);
+        let log_id = journal.log_id();
+        drop(runtime.spawn(write(journal, Rc::clone(&state), requests)));
+        Ok(Self { queue, state, log_id, is_new, next_segment })
+    }
+
+    /// Whether there was no manifest when it was opened. A directory that holds other files of a log then has lost
+    /// its root: whoever opens it must refuse.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// The log's id: random, drawn when the manifest was new, and lasting from its first edit on.
+    pub fn log_id(&self) -> u128 {
+        self.log_id
+    }
+
+    /// What the durable edits amount to. Not to be held across an `await`.
+    pub fn state(&self) -> Ref<'_, State> {
+        self.state.borrow()
+    }
+
+    /// Makes an edit durable, then part of the state. It happens even if this future is dropped.
+    ///
+    /// # Errors
+    /// [`WriteError`]; after [`WriteError::Failed`] the process must end.
+    ///
+    /// # Panics
+    /// If the edit is [`Inconsistent`]: a bug of ours, which must not reach the disk.
+    pub async fn apply(&self, edit: Edit) -> Result<(), WriteError> {
+        let (answer, answered) = flume::bounded(1);
+        self.queue.send_async(Request { edit, answer }).await.expect("the writing task lives as long as a handle");
+        answered.recv_async().await.expect("the writing task answers every edit")
+    }
+
+    /// Claims `count` segment numbers and makes the intent to write them durable. A flush or a merge reports it by
+    /// its first number; should it fail, [`Edit::Abandon`] does.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    ///
+    /// # Panics
+    /// If `count` is 0 or above [`INTENT_SEGMENTS_MAX`].
+    pub async fn intend(&self, count: u32) -> Result<Intent, WriteError> {
+        assert!((1..=INTENT_SEGMENTS_MAX).contains(&count), "an intent of {count} segments");
+        // Claimed before it is durable, so that two at once get different numbers.
+        let first = SegmentId(self.next_segment.replace(self.next_segment.get() + u64::from(count)));
+        let intent = Intent { first, count };
+        self.apply(Edit::Intent(intent)).await.map(|()| intent)
+    }
+}
+
+/// Replays what a journal of `edits` edits in all held.
+fn replay(recovered: Recovered, dir: &Path, edits: u64) -> Result<State, OpenError> {
+    let undecodable = |what: String, source| OpenError::Undecodable { dir: dir.to_path_buf(), what, source };
+    let mut state = State::decode(&recovered.snapshot).map_err(|source| undecodable("snapshot".to_string(), source))?;
+    let first = edits - recovered.edits.len() as u64 + 1;
+    for (number, bytes) in (first..).zip(&recovered.edits) {
+        let what = format!("edit {number}");
+        let edit = Edit::decode(bytes).map_err(|source| undecodable(what.clone(), source))?;
+        let dir = dir.to_path_buf();
+        state.apply(edit).map_err(|source| OpenError::Inconsistent { dir, what, source })?;
+    }
+    Ok(state)
+}
+
+/// Writes edits one after the other until the last handle is gone.
+async fn write<R: Runtime>(mut journal: Journal<R>, state: Rc<RefCell<State>>, requests: flume::Receiver<Request>) {
+    while let Ok(Request { edit, answer }) = requests.recv_async().await {
+        let result = write_edit(&mut journal, &state, edit).await;
+        // Whoever asked may have stopped waiting.
+        let _ = answer.send(result);
+    }
+}
+
+async fn write_edit<R: Runtime>(
+    journal: &mut Journal<R>,
+    state: &RefCell<State>,
+    edit: Edit,
+) -> Result<(), WriteError> {
+    if let Err(inconsistent) = state.borrow().check(&edit) {
+        panic!("{inconsistent}, in {edit:?}");
+    }
+    if journal.is_replace_due() {
+        let snapshot = state.borrow().encode();
+        journal.replace(&snapshot).await?;
+    }
+    journal.append(&[edit.encode()]).await?;
+    state.borrow_mut().apply(edit).expect("the edit was checked against this state");
+    Ok(())
+}
