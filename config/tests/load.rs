@@ -54,7 +54,8 @@ fn the_sample_file_is_the_defaults() {
 #[test]
 fn flag_over_environment_over_file_over_default() {
     let file = "connections_max = 100\nconnections_per_address_max = 50\nidle_timeout = \"1 min\"";
-    let environment = [("STREAMBUS_CONNECTIONS_MAX", "200"), ("STREAMBUS_IDLE_TIMEOUT", "2 min"), ("HOME", "/root")];
+    let environment =
+        [("STREAMBUS_CONNECTIONS_MAX", "200"), ("STREAMBUS_IDLE_TIMEOUT", "2 min"), ("HOME", "elsewhere")];
     let flags = [("connections_max", "300")];
     let config = load(file, &environment, &flags).expect("fine");
     assert_eq!(config.broker.connections_max, 300);
