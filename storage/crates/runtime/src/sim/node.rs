@@ -53,7 +53,7 @@ pub(super) struct Node {
     pub(super) memory: Rc<Memory>,
     pub(super) wall_clock_offset_ms: Cell<i64>,
     /// Directories locked in this life.
-    pub(super) locks: RefCell<BTreeSet<String>>,
+    pub(super) locks: RefCell<BTreeSet<Rc<str>>>,
     life: Cell<Option<Life>>,
     program: RefCell<Option<Program>>,
 }

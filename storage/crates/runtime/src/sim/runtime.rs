@@ -27,7 +27,7 @@ struct Shard {
 /// Holds a directory of a simulated node.
 pub struct DirLock {
     node: Rc<Node>,
-    path: String,
+    path: Rc<str>,
 }
 
 impl Drop for DirLock {
@@ -143,8 +143,8 @@ impl Runtime for SimRuntime {
 
     async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
         let node = self.live();
-        let key = path.components().as_path().to_string_lossy().into_owned();
-        if !node.locks.borrow_mut().insert(key.clone()) {
+        let key = disk::key(path);
+        if !node.locks.borrow_mut().insert(Rc::clone(&key)) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let lock = DirLock { node: Rc::clone(node), path: key };

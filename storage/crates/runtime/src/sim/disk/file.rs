@@ -32,6 +32,8 @@ struct Handle {
     memory: Rc<Memory>,
     inode: Inode,
     mode: OpenMode,
+    /// The node's life in which it was opened, see [`Disk::life`].
+    life: u64,
 }
 
 impl file::File for File {
@@ -85,7 +87,8 @@ impl file::File for File {
 impl File {
     /// A handle of a file that [`super::Image::open`] counts.
     pub(super) fn new(disk: Rc<Disk>, memory: Rc<Memory>, inode: Inode, mode: OpenMode) -> Self {
-        Self(Rc::new(Handle { disk, memory, inode, mode }))
+        let life = disk.life.get();
+        Self(Rc::new(Handle { disk, memory, inode, mode, life }))
     }
 
     async fn write_pages(&self, bytes: Frozen, position: u64, durable: bool) -> io::Result<()> {
@@ -127,8 +130,9 @@ impl File {
         mutation: Option<Mutation>,
         finish: impl FnOnce(Completing<'_>, Inode) -> io::Result<T> + 'static,
     ) -> io::Result<T> {
-        let inode = self.0.inode;
-        let disk = &self.0.disk;
+        let Handle { disk, inode, life, .. } = &*self.0;
+        let inode = *inode;
+        assert_eq!(disk.life.get(), *life, "a file was used that was open when its node crashed");
         disk.image.borrow_mut().open(inode);
         disk.perform(op, mutation, move |mut at| {
             let result = finish(at.reborrow(), inode);
@@ -141,7 +145,9 @@ impl File {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.disk.image.borrow_mut().close(self.inode);
+        if self.disk.life.get() == self.life {
+            self.disk.image.borrow_mut().close(self.inode);
+        }
     }
 }
 

@@ -52,6 +52,7 @@ pub use fault::{Effect, Fault, OpKind, Reached};
 pub use file::File;
 pub use image::Image;
 
+pub(super) use self::names::key;
 use self::{fault::Faults, image::Mutation};
 use super::{Crash, NodeId, completion::completion, trace::Event, world::World};
 
@@ -84,6 +85,8 @@ pub struct Disk {
     /// What each operation in flight does when it completes; a crash forgets them all.
     pending: RefCell<BTreeMap<u64, Pending>>,
     next_op: Cell<u64>,
+    /// Crashes so far: what was opened before the last one is closed.
+    life: Cell<u64>,
     submitted: RefCell<BTreeMap<OpKind, u64>>,
     steps: Cell<u64>,
     crash_at: Cell<Option<(u64, Crash)>>,
@@ -153,6 +156,7 @@ impl Disk {
             faults: RefCell::default(),
             pending: RefCell::default(),
             next_op: Cell::new(0),
+            life: Cell::new(0),
             submitted: RefCell::default(),
             steps: Cell::new(0),
             crash_at: Cell::new(None),
@@ -163,6 +167,7 @@ impl Disk {
     /// Stops without warning.
     pub(super) fn crash(&self, crash: Crash) {
         drop(self.pending.take());
+        self.life.set(self.life.get() + 1);
         self.crash_at.set(None);
         let mut choose = |n| self.world.rng.below(n);
         match crash {

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     ops::Bound,
-    path::Path,
+    path::{Component, Path, PathBuf},
     rc::Rc,
 };
 
@@ -200,12 +200,13 @@ impl NameChange {
     }
 }
 
-/// A path as names are stored: no `.` inside, no slash at the end.
+/// A path as names are stored: `./d//f/` is `d/f`.
 ///
 /// # Panics
 /// If the path is not UTF-8.
-pub(super) fn key(path: &Path) -> Rc<str> {
-    path.components().as_path().to_str().expect("paths of a simulation are UTF-8").into()
+pub(in crate::sim) fn key(path: &Path) -> Rc<str> {
+    let path: PathBuf = path.components().filter(|component| *component != Component::CurDir).collect();
+    path.to_str().expect("paths of a simulation are UTF-8").into()
 }
 
 fn parent(path: &str) -> Rc<str> {
@@ -213,5 +214,5 @@ fn parent(path: &str) -> Rc<str> {
 }
 
 fn is_root(directory: &str) -> bool {
-    matches!(directory, "" | "/" | ".")
+    matches!(directory, "" | "/")
 }
