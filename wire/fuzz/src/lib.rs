@@ -1,0 +1,164 @@
+//! What must hold for any bytes at all, one function for each family of decoders.
+//!
+//! The fuzz targets and the property tests of the crate run the same functions, so what a fuzzer once found stays covered on a
+//! stable toolchain. Each panics when its property does not hold.
+
+use wire::{
+    api::{
+        Failure, Message, Request, fetch, health, hello, init_producer, list_offsets, produce, stats, topic_create,
+        topic_delete, topic_describe, topic_list,
+    },
+    codec::Writer,
+    frame::{Decoded, Frame},
+    header::{HEADER_BYTES, Header, RequestHeader, ResponseHeader},
+    protocol::{self, PREFACE_BYTES, Protocol},
+    record::{Batch, BatchBuilder, BatchError, Batches, HEADER_BYTES as BATCH_HEADER_BYTES},
+};
+
+const FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// A connection's first bytes are told apart by eight, and what they were told to be stays.
+pub fn protocol_detected(bytes: &[u8]) {
+    let detected = protocol::detect(bytes);
+    assert!(detected != Protocol::NeedMore || bytes.len() < PREFACE_BYTES);
+    for cut in 0..bytes.len().min(PREFACE_BYTES) {
+        let earlier = protocol::detect(&bytes[..cut]);
+        assert!(earlier == Protocol::NeedMore || earlier == detected);
+    }
+}
+
+/// Bytes arriving in pieces of any size give the same frames as all at once, and a frame encodes to its bytes.
+pub fn frames_taken_apart(bytes: &[u8]) {
+    frames_of::<RequestHeader>(bytes);
+    frames_of::<ResponseHeader>(bytes);
+}
+
+fn frames_of<H: Header>(mut bytes: &[u8]) {
+    while let Ok(decoded) = Frame::<H>::decode(bytes, FRAME_BYTES_MAX) {
+        let frame = match decoded {
+            Decoded::Frame(frame) => frame,
+            Decoded::NeedMore { bytes: missing } => {
+                assert!(missing > 0 && missing <= FRAME_BYTES_MAX);
+                return;
+            }
+        };
+        assert!(frame.frame_bytes() <= FRAME_BYTES_MAX);
+        let encoded = frame.header.encode(frame.body.len() as u32);
+        assert_eq!([&encoded, frame.body].concat(), bytes[..frame.frame_bytes()]);
+        let one_short = Frame::<H>::decode(&bytes[..frame.frame_bytes() - 1], FRAME_BYTES_MAX);
+        assert!(matches!(one_short, Ok(Decoded::NeedMore { bytes: 1 })));
+        bytes = &bytes[frame.frame_bytes()..];
+    }
+    // Corrupt: known from the header alone.
+    assert!(bytes.len() >= HEADER_BYTES && Frame::<H>::decode(&bytes[..HEADER_BYTES], FRAME_BYTES_MAX).is_err());
+}
+
+/// A request body of any API is refused, or encodes to the same bytes again. The first byte chooses the API.
+pub fn request_decoded(bytes: &[u8]) {
+    let Some((&api, body)) = bytes.split_first() else { return };
+    let header = RequestHeader { correlation: 0, api, version: 0 };
+    match Request::decode(&header, body) {
+        Err(error) => assert!(error.error_code().is_error()),
+        Ok(Request::Hello(request)) => encodes_to(&request, body),
+        Ok(Request::InitProducer(request)) => encodes_to(&request, body),
+        Ok(Request::Produce(request)) => {
+            let batches: usize = request.batches().map(|(_, batch)| batch.len()).sum();
+            let (_, head_bytes) = produce::RequestHead::decode_prefix(0, body).unwrap();
+            assert_eq!(head_bytes + batches, body.len());
+            encodes_to(&request, body);
+        }
+        Ok(Request::Fetch(request)) => encodes_to(&request, body),
+        Ok(Request::ListOffsets(request)) => encodes_to(&request, body),
+        Ok(Request::TopicCreate(request)) => encodes_to(&request, body),
+        Ok(Request::TopicDelete(request)) => encodes_to(&request, body),
+        Ok(Request::TopicList(request)) => encodes_to(&request, body),
+        Ok(Request::TopicDescribe(request)) => encodes_to(&request, body),
+        Ok(Request::Stats(request)) => encodes_to(&request, body),
+        Ok(Request::Health(request)) => encodes_to(&request, body),
+    }
+}
+
+/// A response body is refused by each API, or encodes to the same bytes again.
+pub fn response_decoded(body: &[u8]) {
+    reads_as::<hello::Response<'_>>(body);
+    reads_as::<init_producer::Response>(body);
+    reads_as::<produce::Response<'_>>(body);
+    reads_as::<fetch::Response<'_>>(body);
+    reads_as::<list_offsets::Response<'_>>(body);
+    reads_as::<topic_create::Response<'_>>(body);
+    reads_as::<topic_delete::Response>(body);
+    reads_as::<topic_list::Response<'_>>(body);
+    reads_as::<topic_describe::Response<'_>>(body);
+    reads_as::<stats::Response<'_>>(body);
+    reads_as::<health::Response<'_>>(body);
+    if let Ok(failure) = Failure::decode(body) {
+        assert_eq!(failure.reason.len() + 2, body.len());
+    }
+    if let Ok(response) = fetch::Response::decode(0, body) {
+        response.partitions().for_each(|(_, batches)| batches_walked(batches));
+    }
+}
+
+/// Bytes are refused as batches, or hold what a broker was promised: every record of a verified batch can be read, and
+/// building a batch of those records gives the same records.
+pub fn batches_walked(bytes: &[u8]) {
+    let mut taken = 0;
+    for batch in Batches::new(bytes) {
+        let Ok(batch) = batch else { return };
+        assert!(batch.bytes().len() >= BATCH_HEADER_BYTES);
+        assert_eq!(batch.header().encode(), bytes[taken..taken + BATCH_HEADER_BYTES]);
+        taken += batch.bytes().len();
+        batch.next_offset();
+        batch.last_sequence();
+        _ = batch.verify_crc();
+        let verified = batch.verify_for_produce();
+        match batch.records() {
+            Err(error) => assert!(matches!(error, BatchError::Compressed { .. })),
+            Ok(records) => {
+                let all_read = records.clone().all(|record| record.is_ok());
+                assert_eq!(batch.verify_records().is_ok(), all_read);
+                assert!(all_read || verified.is_err());
+                records.flatten().for_each(|record| assert_eq!(record.headers.count(), record.headers.len()));
+                if all_read && batch.record_count() > 0 {
+                    rebuilt(&batch);
+                }
+            }
+        }
+    }
+    assert_eq!(taken, bytes.len());
+}
+
+fn rebuilt(batch: &Batch<'_>) {
+    let mut builder = BatchBuilder::new(batch.bytes().len() + 32 * batch.record_count() as usize);
+    let records = || batch.records().unwrap().map(|record| record.unwrap());
+    for record in records() {
+        let headers: Vec<_> = record.headers.collect();
+        builder.append(record.timestamp_ms, record.key, record.value, &headers).unwrap();
+    }
+    let bytes = builder.build(batch.producer());
+    let again = Batch::parse_one(&bytes).unwrap();
+    assert_eq!(again.verify_crc(), Ok(()));
+    let fields = |batch: &Batch<'_>| -> Vec<_> {
+        let records = batch.records().unwrap().map(|record| record.unwrap());
+        records
+            .map(|record| (record.timestamp_ms, record.key.map(<[u8]>::to_vec), record.value.map(<[u8]>::to_vec)))
+            .collect()
+    };
+    assert_eq!(fields(&again), fields(batch));
+    let headers = again.records().unwrap().flat_map(|record| record.unwrap().headers);
+    assert!(headers.eq(records().flat_map(|record| record.headers)));
+}
+
+fn reads_as<'a, M: Message<'a>>(body: &'a [u8]) {
+    if let Ok(message) = M::decode(0, body) {
+        encodes_to(&message, body);
+    }
+}
+
+fn encodes_to<'a, M: Message<'a>>(message: &M, body: &[u8]) {
+    let mut out = Vec::new();
+    let mut writer = Writer::new(&mut out);
+    message.encode_fields(0, &mut writer);
+    assert_eq!(writer.finish(), Ok(()));
+    assert_eq!(out, body);
+}

@@ -1,0 +1,59 @@
+//! The golden vectors, by name: bytes in hex, with a comment behind each field.
+
+macro_rules! vectors {
+    ($($name:literal)*) => {
+        &[$(($name, include_str!(concat!($name, ".hex")))),*]
+    };
+}
+
+/// Name and text of every vector.
+#[rustfmt::skip]
+pub(crate) const VECTORS: &[(&str, &str)] = vectors! {
+    "failure-unknown-topic"
+    "failure-unsupported-version"
+    "fetch-v0-request"
+    "fetch-v0-request-empty"
+    "fetch-v0-response"
+    "fetch-v0-response-lost-and-out-of-range"
+    "fetch-v0-response-nothing-new"
+    "health-v0-request"
+    "health-v0-response"
+    "hello-v0-request"
+    "hello-v0-request-shard-and-auth"
+    "hello-v0-response"
+    "init-producer-v0-request"
+    "init-producer-v0-response"
+    "list-offsets-v0-request"
+    "list-offsets-v0-response"
+    "preface"
+    "produce-v0-request"
+    "produce-v0-request-empty"
+    "produce-v0-request-two-partitions"
+    "produce-v0-response"
+    "produce-v0-response-refused"
+    "record-batch-headers-and-nulls"
+    "record-batch-idempotent"
+    "record-batch-log-append-time"
+    "record-batch-one-record"
+    "record-batch-placed"
+    "stats-v0-request"
+    "stats-v0-response"
+    "topic-create-v0-request"
+    "topic-create-v0-response"
+    "topic-delete-v0-request"
+    "topic-delete-v0-response"
+    "topic-describe-v0-request"
+    "topic-describe-v0-request-all"
+    "topic-describe-v0-response"
+    "topic-list-v0-request"
+    "topic-list-v0-response"
+};
+
+/// The bytes of the vector called `name`.
+pub(crate) fn bytes_of(name: &str) -> Vec<u8> {
+    let Some((_, text)) = VECTORS.iter().find(|vector| vector.0 == name) else { panic!("no vector {name}") };
+    text.lines()
+        .flat_map(|line| line.split('#').next().unwrap_or_default().split_whitespace())
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap_or_else(|_| panic!("{byte} in {name} is not a byte in hex")))
+        .collect()
+}
