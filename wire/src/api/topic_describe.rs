@@ -27,7 +27,7 @@ pub struct Response<'a> {
 pub struct Topic<'a> {
     /// Its name.
     pub name: &'a str,
-    /// `UnknownTopic` where there is none of that name: the rest is then zero and empty.
+    /// `UnknownTopic` where there is none of that name: what follows then means nothing, and both lists are empty.
     pub error: ErrorCode,
     /// Its id.
     pub topic: TopicId,
