@@ -1,0 +1,277 @@
+//! A merge: segments in the order of their flushes become fewer, larger ones, byte for byte.
+//!
+//! The one hard idea: inputs and outputs are sorted the same way, so every input is read once from front to back, in large
+//! steps, whichever partition its bytes are of. What nobody can read any more (dropped partitions, below the log start,
+//! clipped) is left behind.
+//!
+//! A merge is two calls, because the manifest has to know the ids of its outputs before the first byte is written:
+//! [`Merge::plan`] tells how many there are, [`Merge::run`] writes them.
+//!
+//! In the manifest the outputs take the place of the first input, and of two segments with the same partition the one that
+//! stands earlier has the lower offsets. So a settled segment between the inputs has to be merged along if an input behind
+//! it has batches of its partition.
+
+use std::{collections::BTreeMap, ops::Range, path::Path, rc::Rc, time::Duration};
+
+use runtime::{Frozen, Runtime};
+use thiserror::Error;
+
+use super::{Options, strategy::MergeInputs};
+use crate::{
+    PartitionId,
+    segment::{
+        Planned, SegmentError, SegmentId, SegmentMeta, SegmentWriter, Segments, WriteError, footer::Holding, plan,
+        reader::SegmentReader,
+    },
+};
+
+/// The level of what a merge writes.
+const LEVEL: u8 = 1;
+
+/// So many partitions are looked at before others get a turn.
+const PARTITIONS_PER_TURN: usize = 512;
+
+/// Why a merge did not come to its end. Its outputs are no segments and are the caller's to remove; the inputs are
+/// untouched.
+#[derive(Debug, Error)]
+pub enum MergeError {
+    /// An input could not be read.
+    #[error(transparent)]
+    Read(#[from] SegmentError),
+    /// An output could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Two inputs hold the same offsets of a partition. A clip is missing, or an input is not in its place.
+    #[error("segment {} has partition {} from offset {found} on, which was merged up to {merged} already",
+        segment.0, partition.0)]
+    Overlap {
+        /// The later of the two.
+        segment: SegmentId,
+        /// The partition.
+        partition: PartitionId,
+        /// Where the later one starts.
+        found: u64,
+        /// Where the earlier one ends.
+        merged: u64,
+    },
+}
+
+/// A merge that was planned.
+pub struct Merge<R: Runtime, K> {
+    rt: R,
+    log_id: u128,
+    inputs: Vec<Input<R>>,
+    outputs: Vec<Planned>,
+    keep: K,
+    options: Options,
+}
+
+struct Input<R: Runtime> {
+    id: SegmentId,
+    reader: Rc<SegmentReader<R>>,
+}
+
+impl<R: Runtime, K> Merge<R, K>
+where
+    K: Fn(SegmentId, PartitionId) -> Option<Range<u64>>,
+{
+    /// Looks at the inputs and divides what is left of them among outputs.
+    ///
+    /// `keep` says which offsets of a partition in a segment still count, from the log start to the segment's clip;
+    /// `None` is a dropped partition. It is asked again when the bytes are copied, and may have become stricter by then.
+    /// A partition that is clipped later than that has to be clipped in the outputs too.
+    ///
+    /// The footers of all inputs stay in memory until the merge is over, whatever the cache's limit.
+    ///
+    /// # Errors
+    /// [`MergeError::Read`].
+    pub async fn plan(
+        segments: &Segments<R>,
+        rt: &R,
+        inputs: &MergeInputs,
+        keep: K,
+        options: Options,
+    ) -> Result<Self, MergeError> {
+        let mut merge = Self {
+            rt: rt.clone(),
+            log_id: segments.log_id(),
+            inputs: Vec::with_capacity(inputs.unsettled.len()),
+            outputs: Vec::new(),
+            keep,
+            options,
+        };
+        for meta in &inputs.unsettled {
+            merge.inputs.push(Input { id: meta.id, reader: segments.open(meta).await? });
+        }
+        for meta in &inputs.between {
+            let reader = segments.open(meta).await?;
+            if merge.has_newer_batches(meta.id, &reader) {
+                merge.inputs.push(Input { id: meta.id, reader });
+            }
+        }
+        merge.inputs.sort_by_key(|input| input.id);
+        merge.outputs = plan(merge.sizes().await, &options.limits);
+        Ok(merge)
+    }
+
+    /// The segments that the outputs replace.
+    pub fn inputs(&self) -> impl Iterator<Item = SegmentId> {
+        self.inputs.iter().map(|input| input.id)
+    }
+
+    /// How many segments it will write at most; none if nothing of the inputs counts any more.
+    pub fn outputs(&self) -> usize {
+        self.outputs.len()
+    }
+
+    /// Writes the outputs into `dir`, one for each of `ids`, and returns those that hold anything. Their names are not
+    /// durable yet, see [`SegmentWriter::finish`].
+    ///
+    /// # Errors
+    /// [`MergeError`].
+    ///
+    /// # Panics
+    /// Unless there are as many ids as outputs.
+    pub async fn run(&self, dir: &Path, ids: &[SegmentId]) -> Result<Vec<SegmentMeta>, MergeError> {
+        assert_eq!(ids.len(), self.outputs.len(), "an id for each output");
+        let mut written = Vec::with_capacity(ids.len());
+        for (output, &id) in self.outputs.iter().zip(ids) {
+            written.extend(self.write(output, dir, id).await?);
+        }
+        Ok(written)
+    }
+
+    /// Writes one output; nothing is created if nothing of it counts any more.
+    async fn write(&self, output: &Planned, dir: &Path, id: SegmentId) -> Result<Option<SegmentMeta>, MergeError> {
+        let mut writer = None;
+        let mut cursors: Vec<_> = self.inputs.iter().map(|input| Cursor::new(&self.rt, &input.reader)).collect();
+        for &partition in &output.partitions {
+            let mut merged = 0;
+            for (input, cursor) in self.inputs.iter().zip(&mut cursors) {
+                let Some(offsets) = (self.keep)(input.id, partition) else { continue };
+                cursor.start(partition, offsets);
+                while let Some(run) = cursor.next(self.options.read_bytes_max).await? {
+                    if run.base_offset < merged {
+                        let (segment, found) = (input.id, run.base_offset);
+                        return Err(MergeError::Overlap { segment, partition, found, merged });
+                    }
+                    merged = run.next_offset;
+                    if writer.is_none() {
+                        writer = Some(SegmentWriter::create(&self.rt, dir, id, self.log_id, LEVEL).await?);
+                    }
+                    let writer = writer.as_mut().expect("just created");
+                    writer.push(partition, &run.bytes).await?;
+                }
+            }
+        }
+        match writer {
+            Some(writer) => Ok(Some(writer.finish().await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether an input newer than settled segment `id` has batches of its partition.
+    fn has_newer_batches(&self, id: SegmentId, settled: &SegmentReader<R>) -> bool {
+        let partitions = settled.footer().holdings().map(|holding| holding.entry.partition);
+        partitions.into_iter().any(|partition| {
+            self.inputs.iter().filter(|input| input.id > id).any(|input| {
+                let found = input.reader.footer().find(partition);
+                found.is_some_and(|holding| !self.kept_span(input.id, &holding).is_empty())
+            })
+        })
+    }
+
+    /// About how many bytes of each partition are left, give or take the ends of intervals.
+    async fn sizes(&self) -> BTreeMap<PartitionId, u64> {
+        let mut sizes = BTreeMap::new();
+        for input in &self.inputs {
+            for (number, holding) in input.reader.footer().holdings().enumerate() {
+                let span = self.kept_span(input.id, &holding);
+                *sizes.entry(holding.entry.partition).or_default() += span.end.saturating_sub(span.start);
+                if (number + 1).is_multiple_of(PARTITIONS_PER_TURN) {
+                    self.rt.sleep(Duration::ZERO).await;
+                }
+            }
+        }
+        sizes
+    }
+
+    fn kept_span(&self, id: SegmentId, holding: &Holding<'_>) -> Range<u64> {
+        (self.keep)(id, holding.entry.partition).map_or(0..0, |offsets| holding.span(&offsets))
+    }
+}
+
+/// Reads one input front to back, partition after partition.
+struct Cursor<R: Runtime> {
+    rt: R,
+    reader: Rc<SegmentReader<R>>,
+    /// The first partition of the directory that was not passed yet.
+    number: usize,
+    /// What is left of the partition being read: positions that may hold what counts, and offsets that do count.
+    span: Range<u64>,
+    offsets: Range<u64>,
+    /// Bytes of the file from `window_start` on, proven: whole batches, of any partitions.
+    window: Option<R::Frozen>,
+    window_start: u64,
+}
+
+/// Whole batches of one partition, all of which count.
+struct Piece<F> {
+    bytes: F,
+    base_offset: u64,
+    next_offset: u64,
+}
+
+impl<R: Runtime> Cursor<R> {
+    fn new(rt: &R, reader: &Rc<SegmentReader<R>>) -> Self {
+        let (rt, reader) = (rt.clone(), Rc::clone(reader));
+        Self { rt, reader, number: 0, span: 0..0, offsets: 0..0, window: None, window_start: 0 }
+    }
+
+    /// Turns to a partition, which lies behind those before.
+    fn start(&mut self, partition: PartitionId, offsets: Range<u64>) {
+        self.span = 0..0;
+        while let Some(holding) = self.reader.footer().holding(self.number) {
+            if holding.entry.partition > partition {
+                return;
+            }
+            self.number += 1;
+            if holding.entry.partition == partition {
+                self.span = holding.span(&offsets);
+                self.offsets = offsets;
+                return;
+            }
+        }
+        self.window = None;
+    }
+
+    /// The next batches of the partition that count.
+    async fn next(&mut self, bytes_max: usize) -> Result<Option<Piece<R::Frozen>>, SegmentError> {
+        while !self.span.is_empty() {
+            let bytes = self.take(bytes_max).await?;
+            let position = self.span.start;
+            self.span.start += bytes.len() as u64;
+            if let Some(cut) = self.reader.cut(&bytes, position, &self.offsets, usize::MAX)? {
+                let (base_offset, next_offset) = (cut.base_offset, cut.next_offset);
+                return Ok(Some(Piece { bytes: bytes.slice(cut.range), base_offset, next_offset }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Bytes from the start of the span: what the window has of it, or else what the next window will have.
+    async fn take(&mut self, bytes_max: usize) -> Result<R::Frozen, SegmentError> {
+        let mut window_end = self.window_start + self.window.as_ref().map_or(0, |window| window.len() as u64);
+        if !(self.window_start..window_end).contains(&self.span.start) {
+            self.rt.sleep(Duration::ZERO).await;
+            self.window = None;
+            let start = self.span.start;
+            window_end = self.reader.footer().batch_end(start, self.reader.read_limit(start, bytes_max));
+            self.window = Some(self.reader.verified(start..window_end).await?);
+            self.window_start = start;
+        }
+        let end = window_end.min(self.span.end);
+        let range = (self.span.start - self.window_start) as usize..(end - self.window_start) as usize;
+        Ok(self.window.as_ref().expect("the window holds the start of the span").slice(range))
+    }
+}

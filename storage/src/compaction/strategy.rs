@@ -1,0 +1,140 @@
+//! What to compact next: segments in, choice out.
+//!
+//! The one hard idea: a segment is *settled* when rewriting it would gain nothing, which is when one partition has it to
+//! itself and it is as large as a merge would make it. Settled segments stay as the flush wrote them, so a partition with
+//! much traffic is written twice (WAL, flush) and not three times.
+//!
+//! Further reasons to compact have their place in [`pick`], in this order of urgency: a shared segment half of which is
+//! dead (dropped partitions, moved log starts) is rewritten alone; compacted topics have their dirty segments merged by
+//! key; retention frees settled segments whole and never comes here.
+
+use super::Options;
+use crate::segment::{Extent, Location, SegmentMeta};
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// There is nothing to gain.
+    Nothing,
+    /// Merge flush outputs into segments of level 1.
+    Merge(MergeInputs),
+}
+
+/// Segments of one merge, each list in the order in which they were flushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergeInputs {
+    /// Those to be merged.
+    pub unsettled: Vec<SegmentMeta>,
+    /// Settled ones flushed between them: those whose partition has batches in an input behind them are merged too, see
+    /// [`super::merge`].
+    pub between: Vec<SegmentMeta>,
+}
+
+/// Chooses among the live segments of a log, in any order.
+pub fn pick(segments: &[SegmentMeta], options: &Options) -> Choice {
+    // Flushes take their numbers one after the other, so the order of the numbers is the order of the flushes.
+    let mut flushed: Vec<&SegmentMeta> = segments.iter().filter(|segment| is_mergeable(segment)).collect();
+    flushed.sort_by_key(|segment| segment.id);
+    let (settled, mut unsettled): (Vec<_>, Vec<_>) =
+        flushed.into_iter().partition(|segment| is_settled(segment, options));
+    if unsettled.len() < options.merge_inputs {
+        return Choice::Nothing;
+    }
+    unsettled.truncate(options.merge_inputs);
+    let ids = unsettled[0].id..=unsettled[unsettled.len() - 1].id;
+    let between = settled.into_iter().filter(|segment| ids.contains(&segment.id));
+    Choice::Merge(MergeInputs {
+        between: between.cloned().collect(),
+        unsettled: unsettled.into_iter().cloned().collect(),
+    })
+}
+
+fn is_mergeable(segment: &SegmentMeta) -> bool {
+    segment.level == 0 && segment.location != Location::Remote
+}
+
+fn is_settled(segment: &SegmentMeta, options: &Options) -> bool {
+    matches!(segment.extent, Extent::Own { .. }) && segment.batch_bytes >= options.limits.own_bytes_min
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PartitionId, segment::SegmentId};
+
+    const MIB: u64 = 1 << 20;
+
+    fn own(id: u64, batch_bytes: u64) -> SegmentMeta {
+        let extent = Extent::Own { partition: PartitionId(1), base_offset: id * 10, next_offset: id * 10 + 10 };
+        meta(id, batch_bytes, extent)
+    }
+
+    fn shared(id: u64) -> SegmentMeta {
+        meta(id, 20 * MIB, Extent::Shared { first: PartitionId(1), last: PartitionId(9) })
+    }
+
+    fn meta(id: u64, batch_bytes: u64, extent: Extent) -> SegmentMeta {
+        SegmentMeta {
+            id: SegmentId(id),
+            level: 0,
+            extent,
+            bytes: batch_bytes + 8192,
+            batch_bytes,
+            footer_position: batch_bytes + 4096,
+            timestamp_max: 0,
+            location: Location::Local,
+        }
+    }
+
+    fn picked(segments: &[SegmentMeta]) -> Option<(Vec<u64>, Vec<u64>)> {
+        let ids = |segments: Vec<SegmentMeta>| segments.into_iter().map(|segment| segment.id.0).collect();
+        match pick(segments, &Options::default()) {
+            Choice::Nothing => None,
+            Choice::Merge(inputs) => Some((ids(inputs.unsettled), ids(inputs.between))),
+        }
+    }
+
+    #[test]
+    fn sixteen_flushes_are_one_merge() {
+        let mut segments: Vec<_> = (1..=15).map(shared).collect();
+        assert_eq!(picked(&segments), None);
+        segments.insert(3, shared(16));
+        assert_eq!(picked(&segments), Some(((1..=16).collect(), vec![])));
+    }
+
+    #[test]
+    fn a_backlog_is_merged_oldest_first() {
+        let segments: Vec<_> = (1..=40).rev().map(shared).collect();
+        assert_eq!(picked(&segments), Some(((1..=16).collect(), vec![])));
+    }
+
+    #[test]
+    fn a_large_partitions_segments_are_left_as_they_are() {
+        let segments: Vec<_> = (1..=100).map(|id| own(id, 8 * MIB)).collect();
+        assert_eq!(picked(&segments), None);
+    }
+
+    #[test]
+    fn a_small_partitions_own_segments_are_merged() {
+        let segments: Vec<_> = (1..=16).map(|id| own(id, 8 * MIB - 1)).collect();
+        assert_eq!(picked(&segments), Some(((1..=16).collect(), vec![])));
+    }
+
+    #[test]
+    fn settled_ones_between_the_inputs_are_named() {
+        let mut segments: Vec<_> = (2..=17).map(shared).collect();
+        segments.extend([1, 18].map(|id| own(id, 9 * MIB)));
+        segments[4] = own(6, 9 * MIB);
+        segments.push(shared(19));
+        let unsettled = (2..=19).filter(|id| ![6, 18].contains(id)).collect();
+        assert_eq!(picked(&segments), Some((unsettled, vec![6, 18])));
+    }
+
+    #[test]
+    fn merged_and_remote_segments_are_no_inputs() {
+        let mut segments: Vec<_> = (1..=17).map(shared).collect();
+        segments[0].level = 1;
+        segments[1].location = Location::Remote;
+        assert_eq!(picked(&segments), None);
+    }
+}

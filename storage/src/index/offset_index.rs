@@ -1,0 +1,246 @@
+//! Offset to position, sparse: one entry an interval of batches.
+//!
+//! The one hard idea: offsets grow almost evenly with bytes, so a straight line through the first and the last entry
+//! lands next to the right one. A lookup searches a few entries around that guess and widens only when it missed, which
+//! touches a cache line or two where a binary search over everything touches a dozen.
+
+use std::{hint::select_unpredictable, ops::Range};
+
+/// Length of an encoded entry in bytes: offset, then position, 64 bits each, little-endian.
+pub const ENTRY_BYTES: usize = 16;
+
+/// A batch gets an entry when it starts at least this many bytes behind the last one that got one. What a lookup leaves
+/// to be walked is therefore shorter than this, or one batch.
+pub const INTERVAL_BYTES: u64 = 8 * 1024;
+
+/// How far around the guess the first look goes, in entries.
+const REACH: usize = 8;
+
+/// Where a batch lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Offset of its first record.
+    pub offset: u64,
+    /// Where it starts, in bytes from the start of the file.
+    pub position: u64,
+}
+
+/// Entries in ascending order of both offset and position, as bytes of someone else's. Of entries in another order it
+/// finds nothing useful, and does no harm.
+#[derive(Clone, Copy, Debug)]
+pub struct OffsetIndex<'a> {
+    entries: &'a [[u8; ENTRY_BYTES]],
+    first_offset: u64,
+    entries_per_offset: f64,
+}
+
+impl<'a> OffsetIndex<'a> {
+    /// An index of the whole entries in `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        let (entries, _) = bytes.as_chunks();
+        let first_offset = entries.first().map_or(0, offset_of);
+        let last_offset = entries.last().map_or(0, offset_of);
+        let offsets = last_offset.saturating_sub(first_offset).max(1);
+        let entries_per_offset = entries.len().saturating_sub(1) as f64 / offsets as f64;
+        Self { entries, first_offset, entries_per_offset }
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Entry `number`, from 0.
+    ///
+    /// # Panics
+    /// If there is none of that number.
+    pub fn entry(&self, number: usize) -> Entry {
+        Entry { offset: offset_of(&self.entries[number]), position: position_of(&self.entries[number]) }
+    }
+
+    /// Number of the last entry at or below `offset`; `None` when all lie above it.
+    #[inline]
+    pub fn floor(&self, offset: u64) -> Option<usize> {
+        if self.entries.is_empty() || offset < self.first_offset {
+            return None;
+        }
+        let guess = ((offset - self.first_offset) as f64 * self.entries_per_offset) as usize;
+        let guess = guess.min(self.entries.len() - 1);
+        let mut reach = REACH;
+        loop {
+            let around = guess.saturating_sub(reach)..(guess + reach).min(self.entries.len());
+            if self.encloses(&around, offset) {
+                return Some(self.floor_in(around, offset));
+            }
+            reach *= REACH;
+        }
+    }
+
+    /// Number of the first entry at or above `offset`; the number of entries when all lie below it.
+    pub fn ceiling(&self, offset: u64) -> usize {
+        match self.floor(offset) {
+            Some(number) if self.entry(number).offset == offset => number,
+            Some(number) => number + 1,
+            None => 0,
+        }
+    }
+
+    /// Number of the first entry that lies behind `position`; the number of entries when none does.
+    pub fn behind_position(&self, position: u64) -> usize {
+        self.entries.partition_point(|entry| position_of(entry) <= position)
+    }
+
+    /// Whether the entry looked for is one of `numbers`.
+    #[inline]
+    fn encloses(&self, numbers: &Range<usize>, offset: u64) -> bool {
+        let starts_below = numbers.start == 0 || offset_of(&self.entries[numbers.start]) <= offset;
+        let ends_above = numbers.end == self.entries.len() || offset < offset_of(&self.entries[numbers.end]);
+        starts_below && ends_above
+    }
+
+    /// Halves `numbers`, whose first is not above `offset`, without a branch on what it finds: which way a random lookup
+    /// goes is a coin toss, and a mispredicted branch costs more than all the rest.
+    #[inline]
+    fn floor_in(&self, numbers: Range<usize>, offset: u64) -> usize {
+        let entries = &self.entries[numbers.clone()];
+        let (mut floor, mut len) = (0, entries.len());
+        while len > 1 {
+            let half = len / 2;
+            let middle = floor + half;
+            floor = select_unpredictable(offset_of(&entries[middle]) <= offset, middle, floor);
+            len -= half;
+        }
+        numbers.start + floor
+    }
+}
+
+#[inline]
+fn offset_of(entry: &[u8; ENTRY_BYTES]) -> u64 {
+    u64::from_le_bytes(*entry.first_chunk().expect("an entry has 16 bytes"))
+}
+
+#[inline]
+fn position_of(entry: &[u8; ENTRY_BYTES]) -> u64 {
+    u64::from_le_bytes(*entry.last_chunk().expect("an entry has 16 bytes"))
+}
+
+/// An index as it grows: batches in, encoded entries out, to be looked up at any time.
+#[derive(Debug, Default)]
+pub struct Builder {
+    bytes: Vec<u8>,
+    /// Batches before it get no entry.
+    next_entry_position: u64,
+}
+
+impl Builder {
+    /// Lets the next batch have an entry whatever the distance: it is the first of its partition.
+    pub fn start_partition(&mut self) {
+        self.next_entry_position = 0;
+    }
+
+    /// Tells of the next batch. Returns whether it got an entry, and so starts an interval.
+    #[inline]
+    pub fn add(&mut self, offset: u64, position: u64) -> bool {
+        if position < self.next_entry_position {
+            return false;
+        }
+        self.next_entry_position = position + INTERVAL_BYTES;
+        let mut entry = [0; ENTRY_BYTES];
+        entry[..8].copy_from_slice(&offset.to_le_bytes());
+        entry[8..].copy_from_slice(&position.to_le_bytes());
+        self.bytes.extend_from_slice(&entry);
+        true
+    }
+
+    /// Number of entries so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / ENTRY_BYTES
+    }
+
+    /// Whether no batch was added yet.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The entries so far.
+    pub fn index(&self) -> OffsetIndex<'_> {
+        OffsetIndex::new(&self.bytes)
+    }
+
+    /// The encoded entries.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn index_of(offsets: &[u64]) -> Builder {
+        let mut builder = Builder::default();
+        for (number, &offset) in offsets.iter().enumerate() {
+            assert!(builder.add(offset, number as u64 * INTERVAL_BYTES));
+        }
+        builder
+    }
+
+    #[test]
+    fn one_entry_an_interval_and_one_for_each_partition() {
+        let mut builder = Builder::default();
+        assert!(builder.add(0, 4096));
+        assert!(!builder.add(1, 4096 + INTERVAL_BYTES - 1));
+        assert!(builder.add(2, 4096 + INTERVAL_BYTES));
+        builder.start_partition();
+        assert!(builder.add(0, 4096 + INTERVAL_BYTES + 100));
+        assert_eq!(builder.len(), 3);
+        assert_eq!(builder.index().entry(1), Entry { offset: 2, position: 4096 + INTERVAL_BYTES });
+    }
+
+    #[test]
+    fn nothing_is_found_in_an_empty_index() {
+        let index = OffsetIndex::new(&[0; ENTRY_BYTES - 1]);
+        assert!(index.is_empty());
+        assert_eq!((index.floor(0), index.ceiling(0), index.behind_position(0)), (None, 0, 0));
+    }
+
+    #[test]
+    fn entries_out_of_order_do_no_harm() {
+        let builder = index_of(&[50, 10, u64::MAX, 0, 7]);
+        for offset in [0, 10, 50, 60, u64::MAX] {
+            let _ = (builder.index().floor(offset), builder.index().ceiling(offset));
+        }
+    }
+
+    proptest! {
+        /// Even, ragged and lopsided gaps alike: the guess may be off by thousands of entries.
+        #[test]
+        fn lookups_agree_with_a_plain_search(
+            first in 0..1_000_000u64,
+            gaps in prop::collection::vec(prop_oneof![Just(100u64), 1..1_000u64, 1..(1u64 << 40)], 0..3_000),
+            asked in prop::collection::vec(any::<prop::sample::Index>(), 20),
+            nudge in 0..3u64,
+        ) {
+            let offsets: Vec<u64> = std::iter::once(first)
+                .chain(gaps.iter().scan(first, |offset, gap| { *offset += gap; Some(*offset) }))
+                .collect();
+            let builder = index_of(&offsets);
+            let index = builder.index();
+            for pick in asked {
+                let offset = (pick.get(&offsets) + nudge).saturating_sub(1);
+                let at_or_below = offsets.partition_point(|&entry| entry <= offset);
+                prop_assert_eq!(index.floor(offset), at_or_below.checked_sub(1));
+                prop_assert_eq!(index.ceiling(offset), offsets.partition_point(|&entry| entry < offset));
+            }
+            let position = nudge * INTERVAL_BYTES;
+            prop_assert_eq!(index.behind_position(position), (nudge as usize + 1).min(offsets.len()));
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What can go wrong with a segment, by what was being done.
+
+use std::{io, path::Path};
+
+use thiserror::Error;
+use wire::record::BatchError;
+
+use super::{footer_builder::Disorder, format::FormatError};
+
+/// A segment could not be read, or does not prove itself. Nothing was served from the bytes in question, and reading
+/// again gives the same answer unless it is [`SegmentError::Io`].
+#[derive(Debug, Error)]
+pub enum SegmentError {
+    /// The file system refused.
+    #[error("cannot read {bytes} bytes at {position} of {file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// Where, in bytes from its start.
+        position: u64,
+        /// How many bytes were wanted.
+        bytes: u64,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file was cut or has grown since it was finished.
+    #[error("{file} has {found} bytes, {expected} expected")]
+    Length {
+        /// The file.
+        file: String,
+        /// What the manifest says, or the least that a segment has.
+        expected: u64,
+        /// What there is.
+        found: u64,
+    },
+    /// Damage, another segment's bytes, or a later version's.
+    #[error("{file}: {source}")]
+    Format {
+        /// The file.
+        file: String,
+        /// What is wrong, and where.
+        source: FormatError,
+    },
+    /// A batch makes no sense although the checksum over it holds: it was written that way.
+    #[error("{file} at {position}: {source}")]
+    Batch {
+        /// The file.
+        file: String,
+        /// Where the batch starts, in bytes from the start of the file.
+        position: u64,
+        /// What is wrong with it.
+        source: BatchError,
+    },
+}
+
+impl SegmentError {
+    pub(crate) fn io(file: &Path, position: u64, bytes: u64) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { file: file.display().to_string(), position, bytes, source }
+    }
+
+    pub(crate) fn format(file: &Path) -> impl FnOnce(FormatError) -> Self {
+        move |source| Self::Format { file: file.display().to_string(), source }
+    }
+
+    pub(crate) fn batch(file: &Path, position: u64, source: BatchError) -> Self {
+        Self::Batch { file: file.display().to_string(), position, source }
+    }
+}
+
+/// A segment could not be written. Its file is no segment and is the caller's to remove; nothing refers to it.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// The file system refused.
+    #[error("cannot {action} {file}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        file: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// What was given is no run of whole batches.
+    #[error("cannot write to {file}: {source}")]
+    Batch {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        source: BatchError,
+    },
+    /// What was given is out of order.
+    #[error("cannot write to {file}: {source}")]
+    Disorder {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        source: Disorder,
+    },
+}
+
+impl WriteError {
+    pub(super) fn io(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, file: file.display().to_string(), source }
+    }
+}

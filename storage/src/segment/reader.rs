@@ -1,0 +1,256 @@
+//! Reads one segment: which blocks hold what is asked for, proven before anything of them is given out.
+//!
+//! The one hard idea: a read ends where a batch ends. The offset index knows ends of batches every few KiB, so the bytes
+//! fetched are whole batches at once, in one piece of memory, and no batch is fetched to learn how long it is.
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use runtime::{File, Frozen, OpenMode, Runtime};
+use wire::record::{BatchError, Batches};
+
+use super::{
+    Location, SegmentMeta,
+    checksum::BLOCK_BYTES,
+    error::SegmentError,
+    file_name,
+    footer::Footer,
+    format::{self, FormatError, HEADER_BYTES, Identity, TRAILER_BYTES, Trailer},
+};
+use crate::{PartitionId, index::time_index::first_record_in_run_at};
+
+/// Checksums are taken of this many blocks (a tenth of a millisecond) before others get a turn.
+const BLOCKS_PER_TURN: usize = 16;
+
+/// Whole consecutive batches of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run<F> {
+    /// The batches.
+    pub bytes: F,
+    /// Offset of the first record.
+    pub base_offset: u64,
+    /// The offset behind the last record, at which to go on.
+    pub next_offset: u64,
+}
+
+/// An open segment, with its footer in memory.
+pub struct SegmentReader<R: Runtime> {
+    rt: R,
+    path: PathBuf,
+    file: R::File,
+    footer: Footer,
+}
+
+impl<R: Runtime> SegmentReader<R> {
+    /// Opens the segment `meta` of log `log_id`, whose files are in `dir`, and reads its footer.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn open(rt: &R, dir: &Path, log_id: u128, meta: &SegmentMeta) -> Result<Self, SegmentError> {
+        let path = dir.join(file_name(meta.id));
+        let (file, file_bytes) = open_file(rt, &path).await?;
+        if file_bytes != meta.bytes {
+            return Err(length(&path, meta.bytes, file_bytes));
+        }
+        let reader = Self::load(rt, path, file, file_bytes, meta.footer_position).await?;
+        let (expected, found) = (Identity { log_id, id: meta.id, level: meta.level }, *reader.footer.identity());
+        if expected != found {
+            return Err(SegmentError::format(&reader.path)(FormatError::OtherSegment { expected, found }));
+        }
+        Ok(reader)
+    }
+
+    /// Opens a segment file that no manifest told of, going by its last bytes: for tools.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn open_unlisted(rt: &R, path: &Path) -> Result<Self, SegmentError> {
+        let (file, file_bytes) = open_file(rt, path).await?;
+        let Some(trailer_position) = file_bytes.checked_sub(TRAILER_BYTES as u64).filter(|&at| at >= HEADER_BYTES)
+        else {
+            return Err(length(path, HEADER_BYTES + TRAILER_BYTES as u64, file_bytes));
+        };
+        let bytes = read(&file, path, trailer_position..file_bytes).await?;
+        let bytes = bytes.first_chunk().expect("exactly the trailer was read");
+        let trailer = Trailer::parse(bytes, file_bytes).map_err(SegmentError::format(path))?;
+        let reader = Self::load(rt, path.to_path_buf(), file, file_bytes, trailer.footer_position).await?;
+        let header = read(&reader.file, path, 0..HEADER_BYTES).await?;
+        let (expected, found) = (trailer.identity, format::parse_header(&header).map_err(SegmentError::format(path))?);
+        if expected != found {
+            return Err(SegmentError::format(path)(FormatError::OtherSegment { expected, found }));
+        }
+        Ok(reader)
+    }
+
+    async fn load(
+        rt: &R,
+        path: PathBuf,
+        file: R::File,
+        file_bytes: u64,
+        footer_position: u64,
+    ) -> Result<Self, SegmentError> {
+        if footer_position >= file_bytes {
+            return Err(length(&path, footer_position + TRAILER_BYTES as u64, file_bytes));
+        }
+        let bytes = read(&file, &path, footer_position..file_bytes).await?;
+        // Copied: the block it was read into is larger, and belongs to those who read and write.
+        let footer = Footer::parse(Box::from(&bytes[..]), footer_position).map_err(SegmentError::format(&path))?;
+        Ok(Self { rt: rt.clone(), path, file, footer })
+    }
+
+    /// What the segment knows of its contents.
+    pub fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// What the manifest should say of it.
+    pub fn meta(&self) -> SegmentMeta {
+        self.footer.meta(Location::Local)
+    }
+
+    /// Batches of `partition`, from the one that contains `offsets.start`, or else the first one behind it, up to
+    /// `offsets.end`: a batch that reaches beyond that is void as a whole, and so is all behind it. At least one batch,
+    /// if there is one, and otherwise no more than `bytes_max` bytes or a block of the runtime.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn read(
+        &self,
+        partition: PartitionId,
+        offsets: Range<u64>,
+        bytes_max: usize,
+    ) -> Result<Option<Run<R::Frozen>>, SegmentError> {
+        let Some(holding) = self.footer.find(partition) else { return Ok(None) };
+        let mut span = holding.span(&offsets);
+        while !span.is_empty() {
+            let end = self.footer.batch_end(span.start, self.read_limit(span.start, bytes_max)).min(span.end);
+            let bytes = self.verified(span.start..end).await?;
+            if let Some(cut) = self.cut(&bytes, span.start, &offsets, bytes_max)? {
+                let (base_offset, next_offset) = (cut.base_offset, cut.next_offset);
+                return Ok(Some(Run { bytes: bytes.slice(cut.range), base_offset, next_offset }));
+            }
+            span.start = end;
+        }
+        Ok(None)
+    }
+
+    /// Offset and timestamp of the first record of `partition` in `offsets` at or after `timestamp_ms`; inside a compressed
+    /// batch as [`crate::index::first_record_at`] says.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub async fn first_at_or_after_timestamp(
+        &self,
+        partition: PartitionId,
+        offsets: Range<u64>,
+        timestamp_ms: i64,
+    ) -> Result<Option<(u64, i64)>, SegmentError> {
+        let Some(holding) = self.footer.find(partition) else { return Ok(None) };
+        let Some(interval) = holding.times.first_reaching(timestamp_ms) else { return Ok(None) };
+        let mut span = holding.span(&offsets);
+        span.start = span.start.max(holding.offsets.entry(interval).position);
+        while !span.is_empty() {
+            let end = self.footer.batch_end(span.start, self.read_limit(span.start, BLOCK_BYTES)).min(span.end);
+            let bytes = self.verified(span.start..end).await?;
+            if let Some(cut) = self.cut(&bytes, span.start, &offsets, usize::MAX)? {
+                let position = span.start + cut.range.start as u64;
+                let found = first_record_in_run_at(&bytes[cut.range], timestamp_ms, offsets.start);
+                let found = found.map_err(|source| SegmentError::batch(&self.path, position, source))?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            span.start = end;
+        }
+        Ok(None)
+    }
+
+    /// The bytes at `range` of the file, proven by the checksums of the blocks they lie in.
+    pub(crate) async fn verified(&self, range: Range<u64>) -> Result<R::Frozen, SegmentError> {
+        let block_bytes = BLOCK_BYTES as u64;
+        let first_block = range.start / block_bytes;
+        let start = first_block * block_bytes;
+        let end = range.end.next_multiple_of(block_bytes).min(self.footer.position());
+        let bytes = read(&self.file, &self.path, start..end).await?;
+        for (number, block) in (first_block..).zip(bytes.chunks(BLOCK_BYTES)) {
+            self.footer.check_block(number, block).map_err(SegmentError::format(&self.path))?;
+            if (number + 1 - first_block).is_multiple_of(BLOCKS_PER_TURN as u64) {
+                self.rt.sleep(Duration::ZERO).await;
+            }
+        }
+        Ok(bytes.slice((range.start - start) as usize..(range.end - start) as usize))
+    }
+
+    /// Up to where a read from `position` goes: what was asked for, but no more than one block of memory holds.
+    pub(crate) fn read_limit(&self, position: u64, bytes_max: usize) -> u64 {
+        let in_front = position % BLOCK_BYTES as u64;
+        let one_block = (position - in_front) + self.rt.block_bytes() as u64;
+        position.saturating_add(bytes_max as u64).min(one_block)
+    }
+
+    /// The batches of a run read from `position` that lie in `offsets`.
+    pub(crate) fn cut(
+        &self,
+        run: &[u8],
+        position: u64,
+        offsets: &Range<u64>,
+        bytes_max: usize,
+    ) -> Result<Option<Cut>, SegmentError> {
+        cut(run, offsets, bytes_max)
+            .map_err(|(at, source)| SegmentError::batch(&self.path, position + at as u64, source))
+    }
+}
+
+/// Some whole batches of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Where they lie in it, in bytes.
+    pub(crate) range: Range<usize>,
+    /// Offset of their first record.
+    pub(crate) base_offset: u64,
+    /// The offset behind their last record.
+    pub(crate) next_offset: u64,
+}
+
+/// The batches of `run` from the first that ends behind `offsets.start` to the last that ends at or before
+/// `offsets.end`, up to `bytes_max` bytes or one batch. An error comes with the position in the run.
+fn cut(run: &[u8], offsets: &Range<u64>, bytes_max: usize) -> Result<Option<Cut>, (usize, BatchError)> {
+    let mut found: Option<Cut> = None;
+    let mut position = 0;
+    for batch in Batches::new(run) {
+        let batch = batch.map_err(|source| (position, source))?;
+        let start = position;
+        position += batch.bytes().len();
+        if batch.next_offset() <= offsets.start {
+            continue;
+        }
+        if batch.next_offset() > offsets.end {
+            break;
+        }
+        let cut = found.get_or_insert(Cut { range: start..start, base_offset: batch.base_offset(), next_offset: 0 });
+        if position - cut.range.start > bytes_max && !cut.range.is_empty() {
+            break;
+        }
+        cut.range.end = position;
+        cut.next_offset = batch.next_offset();
+    }
+    Ok(found)
+}
+
+async fn open_file<R: Runtime>(rt: &R, path: &Path) -> Result<(R::File, u64), SegmentError> {
+    let file = rt.open(path, OpenMode::Read).await.map_err(SegmentError::io(path, 0, 0))?;
+    let file_bytes = file.len().await.map_err(SegmentError::io(path, 0, 0))?;
+    Ok((file, file_bytes))
+}
+
+async fn read<F: File>(file: &F, path: &Path, range: Range<u64>) -> Result<F::Frozen, SegmentError> {
+    let bytes = range.end - range.start;
+    file.read(range.start, bytes as usize).await.map_err(SegmentError::io(path, range.start, bytes))
+}
+
+fn length(path: &Path, expected: u64, found: u64) -> SegmentError {
+    SegmentError::Length { file: path.display().to_string(), expected, found }
+}

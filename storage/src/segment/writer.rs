@@ -1,0 +1,203 @@
+//! Writes a segment front to back: batches in, a file that proves itself out.
+//!
+//! The one hard idea: every byte is touched once. A batch is copied into the block that goes to the disk, and the
+//! checksum of each 64 KiB is taken while they are still in the cache; one block is on its way to the disk while the next
+//! one fills.
+
+use std::{
+    io, mem,
+    path::{Path, PathBuf},
+};
+
+use runtime::{BLOCK_ALIGNMENT, Block, File, OpenMode, Runtime};
+use wire::record::Batches;
+
+use super::{
+    Location, SegmentId, SegmentMeta,
+    checksum::{BlockChecksums, Seal},
+    error::WriteError,
+    file_name,
+    footer_builder::FooterBuilder,
+    format::{HEADER_BYTES, Identity, encode_header},
+};
+use crate::PartitionId;
+
+/// A segment is synced whenever this many bytes of it are not, so that the disk never has much to catch up with.
+const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
+
+/// A segment being written. Dropped unfinished it leaves a file that is no segment, for the caller to remove.
+pub struct SegmentWriter<R: Runtime> {
+    identity: Identity,
+    file: Output<R>,
+    footer: FooterBuilder,
+}
+
+impl<R: Runtime> SegmentWriter<R> {
+    /// Creates the file of segment `id` in `dir`, the directory of the log's segments. Every segment of the log has
+    /// another id; `level` is 0 for the output of a flush and 1 for that of a merge.
+    ///
+    /// # Errors
+    /// [`WriteError::Io`], also when the file exists.
+    pub async fn create(rt: &R, dir: &Path, id: SegmentId, log_id: u128, level: u8) -> Result<Self, WriteError> {
+        let identity = Identity { log_id, id, level };
+        let mut file = Output::create(rt, dir.join(file_name(id)), identity.seal()).await?;
+        file.append(&encode_header(&identity)).await?;
+        Ok(Self { identity, file, footer: FooterBuilder::default() })
+    }
+
+    /// Adds whole consecutive batches of one partition, behind all that was added before: partitions ascend, so do the
+    /// offsets of each.
+    ///
+    /// # Errors
+    /// Any: then the segment is lost, and the caller removes its file.
+    pub async fn push(&mut self, partition: PartitionId, batches: &[u8]) -> Result<(), WriteError> {
+        let mut position = self.file.end();
+        for batch in Batches::new(batches) {
+            let batch = batch.map_err(|source| WriteError::Batch { file: self.file.name(), source })?;
+            self.footer
+                .add(partition, &batch, position)
+                .map_err(|source| WriteError::Disorder { file: self.file.name(), source })?;
+            position += batch.bytes().len() as u64;
+        }
+        self.file.append(batches).await
+    }
+
+    /// Bytes of batches added so far.
+    pub fn batch_bytes(&self) -> u64 {
+        self.file.end() - HEADER_BYTES
+    }
+
+    /// Writes the footer and syncs the file. The file's name is not durable yet: the caller syncs the directory, once for
+    /// all segments of a flush or merge, before the manifest names them.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    ///
+    /// # Panics
+    /// If nothing was pushed: there is no empty segment.
+    pub async fn finish(mut self) -> Result<SegmentMeta, WriteError> {
+        assert!(!self.footer.is_empty(), "a segment holds at least one batch");
+        let batch_bytes = self.batch_bytes();
+        self.file.pad().await?;
+        let checksums = self.file.take_checksums();
+        let footer = self.footer.finish(&self.identity, batch_bytes, self.file.end(), &checksums);
+        self.file.append(footer.bytes()).await?;
+        self.file.finish().await?;
+        Ok(footer.meta(Location::Local))
+    }
+}
+
+/// A new file that grows by whole blocks, one of them on its way to the disk at a time.
+struct Output<R: Runtime> {
+    rt: R,
+    path: PathBuf,
+    file: R::File,
+    /// What is not on its way yet: the first `filled` bytes, which belong at `position` of the file.
+    block: R::Block,
+    filled: usize,
+    position: u64,
+    /// Those of all before `checksummed` in the block; the rest follows when 64 KiB are complete.
+    checksums: BlockChecksums,
+    checksummed: usize,
+    write: Option<R::Task<io::Result<()>>>,
+    unsynced_bytes: u64,
+}
+
+impl<R: Runtime> Output<R> {
+    async fn create(rt: &R, path: PathBuf, seal: Seal) -> Result<Self, WriteError> {
+        let file = rt.open(&path, OpenMode::CreateNew).await.map_err(WriteError::io("create", &path))?;
+        Ok(Self {
+            rt: rt.clone(),
+            path,
+            file,
+            block: rt.block(0),
+            filled: 0,
+            position: 0,
+            checksums: BlockChecksums::new(seal),
+            checksummed: 0,
+            write: None,
+            unsynced_bytes: 0,
+        })
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Where the next byte goes, from the start of the file.
+    fn end(&self) -> u64 {
+        self.position + self.filled as u64
+    }
+
+    async fn append(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
+        while !bytes.is_empty() {
+            let pending = self.filled - self.checksummed;
+            let room = (self.block.len() - self.filled).min(self.checksums.room() - pending);
+            let (head, rest) = bytes.split_at(bytes.len().min(room));
+            self.block[self.filled..self.filled + head.len()].copy_from_slice(head);
+            self.filled += head.len();
+            if head.len() == room {
+                self.update_checksums();
+            }
+            if self.filled == self.block.len() {
+                self.write_block().await?;
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Adds zeros up to a whole page.
+    async fn pad(&mut self) -> Result<(), WriteError> {
+        let padding = self.end().next_multiple_of(BLOCK_ALIGNMENT as u64) - self.end();
+        self.append(&[0; BLOCK_ALIGNMENT][..padding as usize]).await
+    }
+
+    /// The checksums of all blocks so far, the last one short as it may be.
+    fn take_checksums(&mut self) -> Vec<u8> {
+        self.update_checksums();
+        self.checksums.take()
+    }
+
+    /// Writes what is left, whole pages as it must be, and syncs.
+    async fn finish(mut self) -> Result<(), WriteError> {
+        self.settle().await?;
+        if self.filled > 0 {
+            let bytes = self.block.freeze(self.filled);
+            self.file.write(bytes, self.position).await.map_err(WriteError::io("write", &self.path))?;
+        }
+        self.file.sync().await.map_err(WriteError::io("sync", &self.path))
+    }
+
+    fn update_checksums(&mut self) {
+        self.checksums.update(&self.block[self.checksummed..self.filled]);
+        self.checksummed = self.filled;
+    }
+
+    /// Sends the full block on its way, once the one before it has arrived, and goes on with another.
+    async fn write_block(&mut self) -> Result<(), WriteError> {
+        self.update_checksums();
+        self.settle().await?;
+        let bytes = mem::replace(&mut self.block, self.rt.block(0)).freeze(self.filled);
+        let (file, position) = (self.file.clone(), self.position);
+        self.position += self.filled as u64;
+        self.unsynced_bytes += self.filled as u64;
+        (self.filled, self.checksummed) = (0, 0);
+        self.write = Some(self.rt.spawn_background(async move { file.write(bytes, position).await }));
+        if self.unsynced_bytes >= UNSYNCED_BYTES_MAX { self.sync().await } else { Ok(()) }
+    }
+
+    /// Waits for the write under way.
+    async fn settle(&mut self) -> Result<(), WriteError> {
+        match self.write.take() {
+            Some(write) => write.await.map_err(WriteError::io("write", &self.path)),
+            None => Ok(()),
+        }
+    }
+
+    async fn sync(&mut self) -> Result<(), WriteError> {
+        self.settle().await?;
+        self.unsynced_bytes = 0;
+        self.file.sync().await.map_err(WriteError::io("sync", &self.path))
+    }
+}
