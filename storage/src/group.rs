@@ -193,8 +193,7 @@ impl<B: Block> Builder<B> {
 
     /// Length of the whole group, padded, with `tails` tails.
     pub fn padded_bytes(&self, tails: usize) -> usize {
-        (self.used + self.entries.len() * DIRECTORY_ENTRY_BYTES + tails * TAIL_BYTES)
-            .next_multiple_of(GROUP_ALIGNMENT)
+        (self.used + self.entries.len() * DIRECTORY_ENTRY_BYTES + tails * TAIL_BYTES).next_multiple_of(GROUP_ALIGNMENT)
     }
 
     /// Finishes the group: directory, tails of the group before it, padding, header and checksums.
@@ -404,12 +403,10 @@ impl<'a> Group<'a> {
 
     /// How far each partition went in the group before this one.
     pub fn tails(&self) -> impl Iterator<Item = Tail> + '_ {
-        let start = self.header.directory_position as usize
-            + self.header.entry_count as usize * DIRECTORY_ENTRY_BYTES;
-        self.bytes[start..].chunks_exact(TAIL_BYTES).map(|raw| Tail {
-            partition: PartitionId(u64_at(raw, 0)),
-            next_offset: u64_at(raw, 8),
-        })
+        let start = self.header.directory_position as usize + self.header.entry_count as usize * DIRECTORY_ENTRY_BYTES;
+        self.bytes[start..]
+            .chunks_exact(TAIL_BYTES)
+            .map(|raw| Tail { partition: PartitionId(u64_at(raw, 0)), next_offset: u64_at(raw, 8) })
     }
 
     fn raw_entry(&self, index: u32) -> &'a [u8] {

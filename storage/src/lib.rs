@@ -1,12 +1,42 @@
 //! The log: one directory of WAL, memtables, segments and manifest, and the partitions that live in it.
+//!
+//! **Write path.** [`Partition::append`] checks the producer's sequence and gives out offsets ([`partition`]), copies the
+//! batch into the open sync group (`wal/queue`), which goes to the disk as soon as the one before it is there
+//! (`wal/writer`). Submitted, its batches are in the [`memtable`]; synced, it mints the [`Synced`] token that turns
+//! [`Appended`] into [`Acked`]. A full memtable is sealed, flushed to [`segment`]s (`flush`) and its WAL file used again;
+//! flush outputs are merged ([`compaction`]). The [`manifest`] names what is live.
+//!
+//! **Read path.** [`Partition::read`] looks for the offset in the memtables, newest data included, and below them in the
+//! segments, through the footers that [`segment::Segments`] keeps. Bytes come out as they came in.
+//!
+//! **Start.** `recovery` reads the manifest and, unless the last stop was clean, the WAL (`wal/replay`).
+//!
+//! `FORMAT.md` specifies every byte on disk.
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod compaction;
+mod error;
+mod flush;
 pub mod group;
+pub mod index;
 pub mod journal;
+mod log;
 pub mod manifest;
+pub mod memtable;
+mod memtables;
+mod notify;
+mod offset;
+pub mod partition;
+pub mod producer_state;
+mod recovery;
 pub mod segment;
+mod synced;
+mod wal;
 
-/// A partition, as metadata numbered it. Never reused; nothing on disk is found by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PartitionId(pub u64);
+pub use error::{AppendError, LogFailed, OpenError, ReadError, TruncateError};
+pub use log::{Log, LogOptions, LogStats};
+pub use offset::Offsets;
+pub use partition::{Batches, Partition};
+pub use synced::{Acked, Appended, Lsn, Synced};
+pub use wire::{Durability, PartitionId};

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A partition, whatever its topic is called: given out when the topic is created, never reused, not even after the topic is
 /// deleted. A client that holds an old one is told so and can never read or write someone else's records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(pub u64);
 
 impl fmt::Display for PartitionId {

@@ -178,7 +178,11 @@ impl State {
             Edit::Abandon { intent } => drop(self.finish(Some(intent), Vec::new())),
             Edit::Flush(flush) => self.flush(flush),
             Edit::Merge(merge) => self.merge(merge),
-            Edit::Deleted { segments } => self.obsolete.retain(|id| !segments.contains(id)),
+            Edit::Deleted { segments } => {
+                for id in segments {
+                    self.obsolete.remove(&id);
+                }
+            }
             Edit::LogStart { partition, log_start } => {
                 self.update(partition, |partition| partition.raise_log_start(log_start));
                 self.retire_void(partition);

@@ -85,15 +85,20 @@ fn a_synced_write_survives() {
 #[test]
 fn a_sync_covers_only_what_completed_before_it_began() {
     let mut lost = 0;
-    for disk in after(Crash::PowerCut, async |runtime| {
-        let file = create(&runtime, "d/f", OpenMode::CreateNew).await;
-        file.allocate(2 * PAGE as u64).await.unwrap();
-        file.write(pages(&runtime, 1, 1), 0).await.unwrap();
-        let mut sync = pin!(file.sync());
-        begin(sync.as_mut()).await;
-        file.write(pages(&runtime, 2, 1), PAGE as u64).await.unwrap();
-        sync.await.unwrap();
-    }) {
+    for seed in 0..SEEDS {
+        let (simulation, node, disk) = machine(seed);
+        let latency = Latency(Rc::clone(&disk));
+        let write_during_sync = async move |runtime| {
+            let file = create(&runtime, "d/f", OpenMode::CreateNew).await;
+            file.allocate(2 * PAGE as u64).await.unwrap();
+            file.write(pages(&runtime, 1, 1), 0).await.unwrap();
+            let mut sync = pin!(file.sync());
+            latency.of(1_000_000, begin(sync.as_mut())).await;
+            latency.of(1_000, file.write(pages(&runtime, 2, 1), PAGE as u64)).await.unwrap();
+            sync.await.unwrap();
+        };
+        simulation.block_on(node, write_during_sync).unwrap();
+        simulation.crash(node, Crash::PowerCut);
         let bytes = disk.read("d/f").unwrap();
         assert_eq!(bytes[..PAGE], [1; PAGE]);
         lost += u64::from(bytes[PAGE..] != [2; PAGE]);
@@ -245,14 +250,22 @@ fn a_synced_rename_survives() {
 
 #[test]
 fn a_directory_sync_covers_only_what_completed_before_it_began() {
-    let outcomes = names_after(async |runtime| {
-        create(&runtime, "d/a", OpenMode::CreateDurable).await;
-        let mut sync = pin!(runtime.sync_dir("d".as_ref()));
-        begin(sync.as_mut()).await;
-        runtime.rename("d/a".as_ref(), "d/b".as_ref()).await.unwrap();
-        sync.await.unwrap();
-    });
-    assert_eq!(outcomes, ["d/a", "d/b"]);
+    let mut outcomes = BTreeSet::new();
+    for seed in 0..SEEDS {
+        let (simulation, node, disk) = machine(seed);
+        let latency = Latency(Rc::clone(&disk));
+        let rename_during_sync = async move |runtime| {
+            create(&runtime, "d/a", OpenMode::CreateDurable).await;
+            let mut sync = pin!(runtime.sync_dir("d".as_ref()));
+            latency.of(1_000_000, begin(sync.as_mut())).await;
+            latency.of(1_000, runtime.rename("d/a".as_ref(), "d/b".as_ref())).await.unwrap();
+            sync.await.unwrap();
+        };
+        simulation.block_on(node, rename_during_sync).unwrap();
+        simulation.crash(node, Crash::PowerCut);
+        outcomes.insert(disk.files().join(" "));
+    }
+    assert_eq!(outcomes.into_iter().collect::<Vec<_>>(), ["d/a", "d/b"]);
 }
 
 #[test]
@@ -659,13 +672,12 @@ fn with_faults<F: Future<Output = ()> + 'static>(
     faults: &[(OpKind, u64, Effect)],
     work: impl FnOnce(SimRuntime) -> F,
 ) -> (Simulation, sim::NodeId) {
-    let simulation = Simulation::new(seed);
-    let node = simulation.add_node();
+    let (simulation, node, disk) = machine(seed);
     for &(op, nth, effect) in faults {
-        simulation.disk(node).inject(Fault { op: Some(op), nth, effect });
+        disk.inject(Fault { op: Some(op), nth, effect });
     }
     simulation.block_on(node, work).unwrap();
-    assert_eq!(simulation.disk(node).faults_fired(), faults.len() as u64);
+    assert_eq!(disk.faults_fired(), faults.len() as u64);
     (simulation, node)
 }
 
@@ -685,6 +697,25 @@ fn after<F: Future<Output = ()> + 'static>(
 fn names_after<F: Future<Output = ()> + 'static>(work: impl Fn(SimRuntime) -> F) -> Vec<String> {
     let outcomes: BTreeSet<String> = after(Crash::PowerCut, work).map(|disk| disk.files().join(" ")).collect();
     outcomes.into_iter().collect()
+}
+
+fn machine(seed: u64) -> (Simulation, sim::NodeId, Rc<Disk>) {
+    let simulation = Simulation::new(seed);
+    let node = simulation.add_node();
+    let disk = simulation.disk(node);
+    (simulation, node, disk)
+}
+
+/// Sets how long operations take.
+struct Latency(Rc<Disk>);
+
+impl Latency {
+    /// Lets what `operation` begins at once take `latency_ns`.
+    async fn of<T>(&self, latency_ns: u64, operation: impl Future<Output = T>) -> T {
+        let fixed = sim::disk::Options { latency_ns: latency_ns..latency_ns + 1, slow_one_in: 0, ..Default::default() };
+        self.0.set_options(fixed);
+        operation.await
+    }
 }
 
 /// Creates a file whose name is durable.

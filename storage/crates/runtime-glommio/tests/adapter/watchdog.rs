@@ -13,7 +13,7 @@ use crate::scratch;
 /// Far beyond what the work takes, and without the watchdog not enough: an executor that parks on work stays parked.
 const PATIENCE: Duration = Duration::from_secs(60);
 const WRITES: u64 = 4_000;
-const WAKES: u64 = 20_000;
+const WAKES: u64 = 60_000;
 
 /// A short preempt timer makes executors park with runnable tasks many times a second.
 #[test]

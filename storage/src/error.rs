@@ -1,0 +1,162 @@
+//! What can go wrong, one small enum per operation. Each says what the caller can do.
+
+use std::{io, path::Path, sync::Arc};
+
+use thiserror::Error;
+
+use crate::PartitionId;
+
+/// A write to the log failed. Nothing is known of the bytes, so nothing is acknowledged any more and nothing is retried:
+/// the process has to end, and its next start recovers what is on the disk.
+#[derive(Clone, Debug, Error)]
+#[error("{action} {file} failed: {reason}; restart to recover what is on disk")]
+pub struct LogFailed {
+    action: &'static str,
+    file: Arc<str>,
+    reason: Arc<str>,
+}
+
+impl LogFailed {
+    pub(crate) fn new(action: &'static str, file: &Path, reason: impl std::fmt::Display) -> Self {
+        Self { action, file: file.display().to_string().into(), reason: reason.to_string().into() }
+    }
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The file system refused; the message names the file.
+    #[error("cannot {action} {file}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        file: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Written by a later version of this program. Nothing was touched.
+    #[error("{file} at {position}: {source}; start the version that wrote it")]
+    UnknownFormat {
+        /// The file.
+        file: String,
+        /// Position of the group in the file, in bytes.
+        position: u64,
+        /// What is unknown.
+        source: crate::group::GroupError,
+    },
+    /// The root of recovery cannot be read.
+    #[error(transparent)]
+    Manifest(#[from] crate::manifest::OpenError),
+    /// The manifest is gone while other files of the log are there. Nothing was touched.
+    #[error("{dir} holds a write-ahead log but no manifest; restore the directory from a backup")]
+    Rootless {
+        /// The log's directory.
+        dir: String,
+    },
+    /// A write during recovery failed.
+    #[error(transparent)]
+    Failed(#[from] LogFailed),
+    /// The options make no log.
+    #[error("{setting} is {given} bytes, {needed} expected")]
+    Options {
+        /// Which option.
+        setting: &'static str,
+        /// Its value.
+        given: usize,
+        /// What it should be.
+        needed: &'static str,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> Self {
+        let file = file.display().to_string();
+        move |source| Self::Io { action, file, source }
+    }
+}
+
+/// Why a batch was not appended.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    /// The producer skipped or repeated sequence numbers, or is not the latest of its id.
+    #[error(transparent)]
+    Sequence(#[from] crate::producer_state::SequenceError),
+    /// More than one sync group, or the partition's setting, takes.
+    #[error("the batch has {bytes} bytes, at most {bytes_max} are taken; send smaller batches")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The partition's log is damaged from this offset on, so nothing can be put behind it.
+    #[error("the partition is damaged from offset {from} on; accept the loss with `streambus doctor` to go on")]
+    Refused {
+        /// First offset that cannot be proven.
+        from: u64,
+    },
+    /// The partition is being truncated; try again.
+    #[error("the partition is being truncated; try again")]
+    Truncating,
+    /// The partition was deleted.
+    #[error("the partition was deleted")]
+    Gone,
+    /// The log is being closed.
+    #[error("the log is being closed")]
+    Closing,
+    /// The log failed.
+    #[error(transparent)]
+    Failed(#[from] LogFailed),
+}
+
+/// Why nothing was read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// No such offset (any more, or yet).
+    #[error("offset is outside {log_start} to {high_watermark}")]
+    OutOfRange {
+        /// First offset there is.
+        log_start: u64,
+        /// Offset behind the last one a consumer may see.
+        high_watermark: u64,
+    },
+    /// The partition's log is damaged from this offset on.
+    #[error("the partition is damaged from offset {from} on")]
+    Refused {
+        /// First offset that cannot be proven.
+        from: u64,
+    },
+    /// The partition was deleted.
+    #[error("the partition was deleted")]
+    Gone,
+    /// A segment could not be read or does not prove itself.
+    #[error(transparent)]
+    Segment(#[from] crate::segment::SegmentError),
+}
+
+/// Why a partition was not truncated.
+#[derive(Debug, Error)]
+pub enum TruncateError {
+    /// Only what is there can be cut off.
+    #[error("cannot truncate partition {partition} to {next_offset}: it spans {log_start} to {log_end}")]
+    OutOfRange {
+        /// The partition.
+        partition: PartitionId,
+        /// Where it was to end.
+        next_offset: u64,
+        /// First offset there is.
+        log_start: u64,
+        /// Next offset to be given out.
+        log_end: u64,
+    },
+    /// The partition was deleted.
+    #[error("the partition was deleted")]
+    Gone,
+    /// Where the batch around the offset starts could not be read.
+    #[error(transparent)]
+    Segment(#[from] crate::segment::SegmentError),
+    /// The log failed.
+    #[error(transparent)]
+    Failed(#[from] LogFailed),
+}

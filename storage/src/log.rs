@@ -1,0 +1,334 @@
+//! One directory of WAL, memtables, segments and manifest, and the partitions that live in it.
+
+use std::{
+    cell::{Cell, Ref, RefCell},
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use runtime::Runtime;
+use rustc_hash::FxHashMap;
+use wire::Durability;
+
+use crate::{
+    PartitionId, compaction,
+    error::{LogFailed, OpenError},
+    group::Builder,
+    manifest::{Edit, Intent, Manifest, State as ManifestState},
+    notify::{Lock, Notify},
+    partition::{Partition, State},
+    segment::Segments,
+    synced::{Lsn, Synced},
+    wal::Wal,
+};
+
+/// How a log is sized.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Memory for memtables, in bytes; at least 64 KiB. It also sizes the WAL, which holds what is not flushed.
+    pub memtable_bytes: usize,
+    /// Memory for footers of segments, in bytes.
+    pub cache_bytes: usize,
+    /// The largest batch taken, in bytes. A quarter of a WAL file is the limit all the same.
+    pub batch_bytes_max: usize,
+    /// A sealed memtable is flushed at the latest after this long.
+    pub flush_age_max: Duration,
+    /// What makes a segment large enough, and how many small ones are merged.
+    pub compaction: compaction::Options,
+}
+
+/// The smallest memory for memtables that makes a log.
+const MEMTABLE_BYTES_MIN: usize = 64 << 10;
+/// WAL files are no larger than this, so that a flush frees space in handy pieces.
+const WAL_FILE_BYTES_MAX: usize = 64 << 20;
+
+impl Default for LogOptions {
+    /// What suits one shard of a broker with 1 GiB.
+    fn default() -> Self {
+        Self {
+            memtable_bytes: 512 << 20,
+            cache_bytes: 32 << 20,
+            batch_bytes_max: 1_048_588,
+            flush_age_max: Duration::from_secs(60),
+            compaction: compaction::Options::default(),
+        }
+    }
+}
+
+impl LogOptions {
+    /// Length of a WAL file: a quarter of the memtables' memory, at most 64 MiB.
+    pub(crate) fn wal_file_bytes(&self) -> usize {
+        (self.memtable_bytes / 4).min(WAL_FILE_BYTES_MAX) / crate::group::GROUP_ALIGNMENT
+            * crate::group::GROUP_ALIGNMENT
+    }
+
+    /// How many WAL files there may be: as many as the memtables' memory holds, at least four.
+    pub(crate) fn wal_files_max(&self) -> usize {
+        (self.memtable_bytes / self.wal_file_bytes()).max(4)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        if self.memtable_bytes < MEMTABLE_BYTES_MIN {
+            return Err(OpenError::Options {
+                setting: "memtable_bytes",
+                given: self.memtable_bytes,
+                needed: "at least 64 KiB",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// An open log. Clones are handles to the same one.
+pub struct Log<R: Runtime>(pub(crate) Rc<Shared<R>>);
+
+impl<R: Runtime> Clone for Log<R> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// What the handles of a log share.
+pub(crate) struct Shared<R: Runtime> {
+    pub(crate) rt: R,
+    pub(crate) dir: PathBuf,
+    pub(crate) id: u128,
+    pub(crate) options: LogOptions,
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) wal: Rc<Wal<R>>,
+    pub(crate) segments: Segments<R>,
+    pub(crate) manifest: Manifest,
+    pub(crate) partitions: RefCell<FxHashMap<PartitionId, Rc<State>>>,
+    /// Partitions that recovery found and nobody adopted yet.
+    pub(crate) found: RefCell<BTreeMap<PartitionId, Rc<State>>>,
+    /// Flush, merge, truncation and drop change the same lists: one at a time.
+    pub(crate) maintenance: Lock,
+    /// There may be something to merge.
+    pub(crate) mergeable: Notify,
+    pub(crate) flushed_lsn: Cell<Lsn>,
+    pub(crate) tasks: RefCell<Vec<R::Task<()>>>,
+    pub(crate) counters: Counters,
+}
+
+/// What maintenance has done since the log was opened.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) flushes: Cell<u64>,
+    pub(crate) flushed_bytes: Cell<u64>,
+    pub(crate) merges: Cell<u64>,
+    pub(crate) merged_bytes: Cell<u64>,
+}
+
+/// Counters of a log since it was opened, and what it uses now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Batches appended.
+    pub batches: u64,
+    /// Bytes of these batches.
+    pub batch_bytes: u64,
+    /// Sync groups written.
+    pub groups: u64,
+    /// Bytes of these groups, padding and all.
+    pub group_bytes: u64,
+    /// Memtables flushed.
+    pub flushes: u64,
+    /// Bytes of the segments flushes wrote.
+    pub flushed_bytes: u64,
+    /// Merges done.
+    pub merges: u64,
+    /// Bytes of the segments merges wrote.
+    pub merged_bytes: u64,
+    /// Live segments.
+    pub segments: u64,
+    /// Bytes of live segments.
+    pub segment_bytes: u64,
+    /// Memory of memtables, in bytes.
+    pub memtable_bytes: u64,
+    /// Partitions served.
+    pub partitions: u64,
+}
+
+impl<R: Runtime> Log<R> {
+    /// Opens the log in `dir`, or makes one, and recovers it. It runs tasks of its own on `rt` until it is closed.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(rt: R, dir: &Path, options: LogOptions) -> Result<Self, OpenError> {
+        crate::recovery::open(rt, dir, options).await
+    }
+
+    /// The log's own number, drawn when it was made.
+    pub fn id(&self) -> u128 {
+        self.0.id
+    }
+
+    /// The largest batch it takes, in bytes.
+    pub fn batch_bytes_max(&self) -> usize {
+        self.0.batch_bytes_max
+    }
+
+    /// Serves a partition that metadata knows: with what recovery found of it, or empty.
+    pub fn adopt(&self, id: PartitionId, durability: Durability) -> Partition<R> {
+        let shared = &self.0;
+        let mut partitions = shared.partitions.borrow_mut();
+        let state = partitions.entry(id).or_insert_with(|| {
+            let found = shared.found.borrow_mut().remove(&id);
+            found.unwrap_or_else(|| Rc::new(State::new(id)))
+        });
+        state.durability.set(durability);
+        Partition { log: shared.clone(), state: state.clone() }
+    }
+
+    /// Partitions that recovery found and that were not adopted. They stay on disk, untouched.
+    pub fn quarantined(&self) -> Vec<PartitionId> {
+        self.0.found.borrow().keys().copied().collect()
+    }
+
+    /// Whether another append is welcome.
+    pub fn has_room(&self) -> bool {
+        self.0.wal.has_room()
+    }
+
+    /// Waits until another append is welcome, or the log has failed and appends say so.
+    pub async fn admit(&self) {
+        let wal = &self.0.wal;
+        wal.room.until(|| (wal.has_room() || wal.failure().is_some()).then_some(())).await;
+    }
+
+    /// A block for a batch of `batch_bytes` to be received into, at [`crate::group::HEADER_BYTES`].
+    pub fn batch_block(&self, batch_bytes: usize) -> R::Block {
+        /// Room for the tails of a group before it that touched this many partitions.
+        const TAILS: usize = 64;
+        self.0.rt.block(Builder::<R::Block>::block_bytes_for(batch_bytes, TAILS))
+    }
+
+    /// Waits until sync group `lsn` is on stable storage.
+    ///
+    /// # Errors
+    /// [`LogFailed`]: it never will be, as far as anyone knows.
+    pub async fn synced(&self, lsn: Lsn) -> Result<Synced, LogFailed> {
+        self.0.wal.synced(lsn).await
+    }
+
+    /// How far the log is on stable storage.
+    pub fn synced_now(&self) -> Synced {
+        self.0.wal.synced_now()
+    }
+
+    /// Waits until a write fails: then the process has to end with this message.
+    pub async fn failed(&self) -> LogFailed {
+        self.0.wal.failed().await
+    }
+
+    /// Counters and sizes.
+    pub fn stats(&self) -> LogStats {
+        let shared = &self.0;
+        let (wal, own) = (&shared.wal.counters, &shared.counters);
+        let manifest = shared.manifest_state();
+        LogStats {
+            batches: wal.batches.get(),
+            batch_bytes: wal.batch_bytes.get(),
+            groups: wal.groups.get(),
+            group_bytes: wal.group_bytes.get(),
+            flushes: own.flushes.get(),
+            flushed_bytes: own.flushed_bytes.get(),
+            merges: own.merges.get(),
+            merged_bytes: own.merged_bytes.get(),
+            segments: manifest.segments.len() as u64,
+            segment_bytes: manifest.segments.iter().map(|segment| segment.bytes).sum(),
+            memtable_bytes: shared.wal.memtables.borrow().memory_bytes() as u64,
+            partitions: shared.partitions.borrow().len() as u64,
+        }
+    }
+
+    /// Stops cleanly: takes no more appends, writes and flushes everything, and says so in the manifest, so that the next
+    /// start reads no WAL.
+    ///
+    /// # Errors
+    /// [`LogFailed`]: the next start recovers.
+    pub async fn close(self) -> Result<(), LogFailed> {
+        let shared = &self.0;
+        let wal = &shared.wal;
+        wal.close();
+        shared.mergeable.wake();
+        wal.synced(wal.lsn_last()).await?;
+        crate::flush::flush_all(shared).await?;
+        wal.files.close();
+        let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
+        for task in tasks {
+            task.await;
+        }
+        if let Some(failed) = wal.failure() {
+            return Err(failed);
+        }
+        shared.edit(Edit::Clean { last_lsn: wal.lsn_last(), next_lsn: wal.lsn_next() }).await
+    }
+}
+
+impl<R: Runtime> Shared<R> {
+    /// What the manifest says now.
+    pub(crate) fn manifest_state(&self) -> Ref<'_, ManifestState> {
+        self.manifest.state()
+    }
+
+    /// Makes a manifest edit durable.
+    pub(crate) async fn edit(&self, edit: Edit) -> Result<(), LogFailed> {
+        let applied = self.manifest.apply(edit).await;
+        applied.map_err(|error| LogFailed::new("writing the manifest of", &self.dir, error))
+    }
+
+    /// Announces `count` segments about to be written; `None` for none.
+    pub(crate) async fn intend(&self, count: usize) -> Result<Option<Intent>, LogFailed> {
+        if count == 0 {
+            return Ok(None);
+        }
+        let count = u32::try_from(count).expect("a flush or merge writes few segments");
+        let intent = self.manifest.intend(count).await;
+        intent.map(Some).map_err(|error| LogFailed::new("writing the manifest of", &self.dir, error))
+    }
+
+    /// A partition that the WAL speaks of: served, or found by recovery.
+    pub(crate) fn state(&self, id: PartitionId) -> Rc<State> {
+        let served = self.partitions.borrow().get(&id).cloned();
+        served
+            .or_else(|| self.found.borrow().get(&id).cloned())
+            .expect("memtables know no partition that the log does not")
+    }
+
+    /// Makes a truncation known to segments written so far.
+    pub(crate) async fn manifest_clip(&self, partition: PartitionId, next_offset: u64) -> Result<(), LogFailed> {
+        self.edit(Edit::Clip { partition, next_offset }).await?;
+        self.delete_obsolete().await
+    }
+
+    /// Forgets a partition whose `drop` entry is synced, and frees what only it used.
+    pub(crate) async fn forget(&self, partition: PartitionId, lsn: Lsn) -> Result<(), LogFailed> {
+        self.edit(Edit::Drop { partition, lsn }).await?;
+        self.partitions.borrow_mut().remove(&partition);
+        self.found.borrow_mut().remove(&partition);
+        self.delete_obsolete().await
+    }
+
+    /// Deletes the files of segments that hold nothing any more.
+    pub(crate) async fn delete_obsolete(&self) -> Result<(), LogFailed> {
+        let segments: Vec<_> = self.manifest_state().obsolete.iter().copied().collect();
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let dir = crate::segment::directory(&self.dir);
+        for &id in &segments {
+            self.segments.forget(id);
+            let path = dir.join(crate::segment::file_name(id));
+            match self.rt.remove_file(&path).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(LogFailed::new("removing", &path, error));
+                }
+                _ => {}
+            }
+        }
+        self.rt.sync_dir(&dir).await.map_err(|error| LogFailed::new("syncing", &dir, error))?;
+        self.edit(Edit::Deleted { segments }).await
+    }
+}

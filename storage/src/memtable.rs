@@ -1,0 +1,389 @@
+//! A memtable: the image of one WAL file in memory, and per partition a sorted index of its batches.
+//!
+//! The bytes are the sync groups themselves, as written; the index says which group and where in it. Offsets only
+//! grow, so an index is a plain array and "put" a push; lookups guess the place from the offset, which is right at
+//! once when batches are alike, and search outwards from there when they are not.
+//!
+//! Consumers at the tail read from here, a flush writes from here, recovery rebuilds it.
+
+use runtime::{Block, Frozen};
+use rustc_hash::FxHashMap;
+
+use crate::{PartitionId, group, group::EntryKind, synced::Lsn};
+
+/// Where a batch lies, and what a reader wants to know before touching it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Offset of its first record.
+    pub base_offset: u64,
+    /// Its largest record timestamp, in milliseconds since 1970.
+    pub timestamp_max: i64,
+    /// Offsets it takes, at least 1.
+    pub offset_count: u32,
+    /// Which group of the memtable holds it.
+    pub group: u32,
+    /// Where it starts in that group.
+    pub position: u32,
+    /// Its length in bytes.
+    pub bytes: u32,
+}
+
+impl Slot {
+    /// The offset behind its last record.
+    pub fn next_offset(&self) -> u64 {
+        self.base_offset + u64::from(self.offset_count)
+    }
+
+    fn end(&self) -> usize {
+        (self.position + self.bytes) as usize
+    }
+}
+
+/// The batches of one partition, ascending.
+#[derive(Default)]
+pub struct PartitionIndex {
+    slots: Vec<Slot>,
+    batch_bytes: u64,
+}
+
+impl PartitionIndex {
+    /// Adds a batch behind the others.
+    ///
+    /// # Panics
+    /// If its offsets do not lie behind theirs.
+    pub fn put(&mut self, slot: Slot) {
+        if let Some(last) = self.slots.last() {
+            assert!(last.next_offset() <= slot.base_offset, "{slot:?} put behind {last:?}");
+        }
+        self.batch_bytes += u64::from(slot.bytes);
+        self.slots.push(slot);
+    }
+
+    /// The batch that contains `offset`, or else the first one behind it.
+    pub fn get(&self, offset: u64) -> Option<&Slot> {
+        self.slots.get(self.locate(offset))
+    }
+
+    /// All batches, ascending.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Bytes of all its batches.
+    pub fn batch_bytes(&self) -> u64 {
+        self.batch_bytes
+    }
+
+    /// Index of the first slot that ends behind `offset`; the number of slots if there is none.
+    fn locate(&self, offset: u64) -> usize {
+        let (Some(first), Some(last)) = (self.slots.first(), self.slots.last()) else { return 0 };
+        if offset <= first.base_offset {
+            return 0;
+        }
+        if offset >= last.base_offset {
+            return self.slots.len() - usize::from(offset < last.next_offset());
+        }
+        let reach = (offset - first.base_offset) as f64 / (last.base_offset - first.base_offset) as f64;
+        let guess = (reach * (self.slots.len() - 1) as f64) as usize;
+        self.search_from(guess, offset)
+    }
+
+    /// Searches outwards from `guess` in doubling steps, then inwards.
+    fn search_from(&self, guess: usize, offset: u64) -> usize {
+        let ends_behind = |index: usize| self.slots[index].next_offset() > offset;
+        let mut step = 1;
+        let (mut low, mut high) = if ends_behind(guess) {
+            let mut high = guess;
+            loop {
+                match high.checked_sub(step) {
+                    Some(lower) if ends_behind(lower) => high = lower,
+                    lower => break (lower.map_or(0, |lower| lower + 1), high),
+                }
+                step *= 2;
+            }
+        } else {
+            let mut low = guess;
+            loop {
+                match low + step {
+                    higher if higher < self.slots.len() && !ends_behind(higher) => low = higher,
+                    higher => break (low + 1, higher.min(self.slots.len())),
+                }
+                step *= 2;
+            }
+        };
+        while low < high {
+            let middle = low.midpoint(high);
+            if ends_behind(middle) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
+    }
+
+    /// Drops batches that reach to `next_offset` or beyond: whole ones, for a batch is never cut.
+    fn cut(&mut self, next_offset: u64) {
+        while let Some(slot) = self.slots.pop_if(|slot| slot.next_offset() > next_offset) {
+            self.batch_bytes -= u64::from(slot.bytes);
+        }
+    }
+}
+
+/// What a read took from a memtable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes of the slices.
+    pub bytes: usize,
+    /// The offset behind the last batch taken.
+    pub next_offset: u64,
+}
+
+/// See the module.
+pub struct Memtable<B: Block> {
+    groups: Vec<B::Frozen>,
+    partitions: FxHashMap<PartitionId, PartitionIndex>,
+    packing: Option<B>,
+    memory_bytes: usize,
+    batch_bytes: u64,
+    last_lsn: Lsn,
+}
+
+impl<B: Block> Default for Memtable<B> {
+    fn default() -> Self {
+        Self {
+            groups: Vec::new(),
+            partitions: FxHashMap::default(),
+            packing: None,
+            memory_bytes: 0,
+            batch_bytes: 0,
+            last_lsn: 0,
+        }
+    }
+}
+
+impl<B: Block> Memtable<B> {
+    /// Adds a group and indexes its batches. Returns its number for [`Self::pack`].
+    pub(crate) fn put_group(&mut self, lsn: Lsn, group: &group::Sealed<B::Frozen>) -> usize {
+        let number = self.add_group(lsn, group.bytes.clone());
+        for (index, entry) in group.entries.iter().enumerate() {
+            if entry.kind == EntryKind::Batch {
+                self.put(entry.partition, slot_of(&group.bytes, group.range(index), number));
+            }
+        }
+        number
+    }
+
+    /// Adds a group's bytes without indexing anything. Returns its number.
+    pub fn add_group(&mut self, lsn: Lsn, bytes: B::Frozen) -> usize {
+        assert!(lsn > self.last_lsn, "groups come in order");
+        self.last_lsn = lsn;
+        self.memory_bytes += bytes.block_capacity();
+        self.groups.push(bytes);
+        self.groups.len() - 1
+    }
+
+    /// Indexes one batch of a group that was added.
+    pub fn put(&mut self, partition: PartitionId, slot: Slot) {
+        self.batch_bytes += u64::from(slot.bytes);
+        self.partitions.entry(partition).or_default().put(slot);
+    }
+
+    /// Moves a small group into a block it shares with others. A group that fills at least half of its block, or is
+    /// too large for a shared one, keeps it.
+    ///
+    /// Positions within the group stay as they are, so the index needs no change. `entries_end` is where its last
+    /// entry ends: what lies behind serves only recovery.
+    pub(crate) fn pack(&mut self, number: usize, entries_end: usize, take_block: impl FnOnce() -> B) {
+        let group = &self.groups[number];
+        let own_capacity = group.block_capacity();
+        if group.len() * 2 >= own_capacity {
+            return;
+        }
+        if self.packing.as_ref().is_none_or(|block| block.len() < entries_end) {
+            let block = take_block();
+            self.memory_bytes += block.len();
+            self.packing = Some(block);
+        }
+        let block = self.packing.as_mut().expect("just put there");
+        block[..entries_end].copy_from_slice(&group[..entries_end]);
+        self.groups[number] = block.split_frozen(entries_end);
+        self.memory_bytes -= own_capacity;
+    }
+
+    /// The batch of `partition` that contains `offset`, or else the first one behind it.
+    pub fn get(&self, partition: PartitionId, offset: u64) -> Option<&Slot> {
+        self.partitions.get(&partition)?.get(offset)
+    }
+
+    /// The index of one partition, if it has batches here.
+    pub fn partition(&self, partition: PartitionId) -> Option<&PartitionIndex> {
+        self.partitions.get(&partition)
+    }
+
+    /// The partitions that have batches here, ascending.
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        let mut partitions: Vec<_> =
+            self.partitions.iter().filter(|(_, index)| !index.slots.is_empty()).map(|(&id, _)| id).collect();
+        partitions.sort_unstable();
+        partitions
+    }
+
+    /// Appends to `slices` the batches of `partition` from the one that contains `offset` (or the first behind it),
+    /// those that end at or below `end_offset`, up to `bytes_max` bytes but at least one. Neighbours share a slice.
+    ///
+    /// Goes on from what was `taken` before, which counts towards `bytes_max`.
+    pub fn read(
+        &self,
+        partition: PartitionId,
+        offset: u64,
+        end_offset: u64,
+        bytes_max: usize,
+        mut taken: Option<Taken>,
+        slices: &mut Vec<B::Frozen>,
+    ) -> Option<Taken> {
+        let Some(index) = self.partitions.get(&partition) else { return taken };
+        let mut run: Option<(u32, std::ops::Range<usize>)> = None;
+        for slot in &index.slots[index.locate(offset)..] {
+            let bytes = taken.map_or(0, |taken| taken.bytes) + slot.bytes as usize;
+            if slot.next_offset() > end_offset || (taken.is_some() && bytes > bytes_max) {
+                break;
+            }
+            taken = Some(Taken { bytes, next_offset: slot.next_offset() });
+            match &mut run {
+                Some((group, range)) if *group == slot.group && range.end == slot.position as usize => {
+                    range.end = slot.end();
+                }
+                _ => {
+                    slices.extend(run.take().map(|run| self.slice(run)));
+                    run = Some((slot.group, slot.position as usize..slot.end()));
+                }
+            }
+        }
+        slices.extend(run.map(|run| self.slice(run)));
+        taken
+    }
+
+    /// The bytes of one batch.
+    pub fn batch(&self, slot: &Slot) -> &[u8] {
+        &self.groups[slot.group as usize][slot.position as usize..slot.end()]
+    }
+
+    /// Drops what reaches to `next_offset` of a partition or beyond it.
+    pub fn truncate(&mut self, partition: PartitionId, next_offset: u64) {
+        if let Some(index) = self.partitions.get_mut(&partition) {
+            let before = index.batch_bytes;
+            index.cut(next_offset);
+            self.batch_bytes -= before - index.batch_bytes;
+        }
+    }
+
+    /// Forgets a partition.
+    pub fn remove(&mut self, partition: PartitionId) {
+        if let Some(index) = self.partitions.remove(&partition) {
+            self.batch_bytes -= index.batch_bytes;
+        }
+    }
+
+    /// The last group's LSN; 0 while there is none.
+    pub fn last_lsn(&self) -> Lsn {
+        self.last_lsn
+    }
+
+    /// Bytes of all indexed batches.
+    pub fn batch_bytes(&self) -> u64 {
+        self.batch_bytes
+    }
+
+    /// Bytes of the blocks it keeps alive.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// Number of groups.
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    fn slice(&self, (group, range): (u32, std::ops::Range<usize>)) -> B::Frozen {
+        self.groups[group as usize].slice(range)
+    }
+}
+
+/// The slot of a batch that lies at `range` of the group `bytes`, of which its writer or recovery has made sure that it
+/// holds one.
+pub(crate) fn slot_of(bytes: &[u8], range: std::ops::Range<usize>, group: usize) -> Slot {
+    let head = bytes[range.clone()].first_chunk().expect("a batch entry holds a batch header");
+    let header = wire::record::BatchHeader::decode(head);
+    Slot {
+        base_offset: header.base_offset,
+        timestamp_max: header.max_timestamp_ms,
+        offset_count: header.last_offset_delta as u32 + 1,
+        group: group as u32,
+        position: range.start as u32,
+        bytes: range.len() as u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(base_offset: u64, offset_count: u32) -> Slot {
+        Slot { base_offset, offset_count, timestamp_max: 0, group: 0, position: 0, bytes: 100 }
+    }
+
+    fn index(slots: impl IntoIterator<Item = Slot>) -> PartitionIndex {
+        let mut index = PartitionIndex::default();
+        slots.into_iter().for_each(|slot| index.put(slot));
+        index
+    }
+
+    /// What `locate` must find, the slow way.
+    fn scan(index: &PartitionIndex, offset: u64) -> Option<&Slot> {
+        index.slots.iter().find(|slot| slot.next_offset() > offset)
+    }
+
+    fn check_every_offset(index: &PartitionIndex) {
+        let end = index.slots.last().map_or(0, Slot::next_offset);
+        for offset in 0..end + 3 {
+            assert_eq!(index.get(offset), scan(index, offset), "offset {offset}");
+        }
+    }
+
+    #[test]
+    fn finds_batches_of_equal_size() {
+        check_every_offset(&index((0..100).map(|batch| slot(batch * 10, 10))));
+    }
+
+    #[test]
+    fn finds_batches_of_any_size_and_across_gaps() {
+        let mut base = 5;
+        check_every_offset(&index((0..200u64).map(|batch| {
+            let count = 1 + (batch * batch % 37) as u32;
+            let slot = slot(base, count);
+            base += u64::from(count) + batch % 3 * 40;
+            slot
+        })));
+    }
+
+    #[test]
+    fn finds_nothing_in_an_empty_index_and_behind_the_end() {
+        assert_eq!(index([]).get(0), None);
+        assert_eq!(index([slot(0, 5)]).get(5), None);
+    }
+
+    #[test]
+    fn cut_drops_whole_batches() {
+        let mut index = index((0..10).map(|batch| slot(batch * 10, 10)));
+        index.cut(35);
+        assert_eq!(index.slots.last().map(Slot::next_offset), Some(30));
+        assert_eq!(index.batch_bytes(), 300);
+    }
+
+    #[test]
+    #[should_panic(expected = "put behind")]
+    fn offsets_never_go_back() {
+        index([slot(10, 5), slot(14, 1)]);
+    }
+}

@@ -1,0 +1,182 @@
+//! The memtables of a log, oldest to newest: flushed ones kept as tail cache, sealed ones waiting for their flush, and the
+//! active one that groups go to.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use runtime::{Instant, Runtime};
+
+use crate::{
+    PartitionId,
+    memtable::{Memtable, Slot, Taken},
+    wal::files::WalFile,
+};
+
+/// See the module.
+pub(crate) struct Memtables<R: Runtime> {
+    clean: VecDeque<Memtable<R::Block>>,
+    sealed: VecDeque<Sealed<R>>,
+    active: Memtable<R::Block>,
+    active_file: Rc<WalFile<R>>,
+    memory_bytes_max: usize,
+    files_max: usize,
+    short_of_files: bool,
+}
+
+/// A memtable that takes no more groups, and the WAL file whose image it is.
+pub(crate) struct Sealed<R: Runtime> {
+    pub(crate) memtable: Memtable<R::Block>,
+    pub(crate) file: Rc<WalFile<R>>,
+    pub(crate) sealed_at: Instant,
+}
+
+impl<R: Runtime> Memtables<R> {
+    pub(crate) fn new(
+        sealed: VecDeque<Sealed<R>>,
+        active_file: Rc<WalFile<R>>,
+        memory_bytes_max: usize,
+        files_max: usize,
+    ) -> Self {
+        Self {
+            clean: VecDeque::new(),
+            sealed,
+            active: Memtable::default(),
+            active_file,
+            memory_bytes_max,
+            files_max,
+            short_of_files: false,
+        }
+    }
+
+    pub(crate) fn active_mut(&mut self) -> &mut Memtable<R::Block> {
+        &mut self.active
+    }
+
+    pub(crate) fn active_is_empty(&self) -> bool {
+        self.active.group_count() == 0
+    }
+
+    pub(crate) fn active_file(&self) -> Rc<WalFile<R>> {
+        self.active_file.clone()
+    }
+
+    /// Whether the active memtable takes a group of this many bytes.
+    pub(crate) fn takes(&self, group_bytes: u64) -> bool {
+        let file = &self.active_file;
+        let fits = file.position.get() + group_bytes <= file.bytes;
+        let has_memory = self.active.memory_bytes() < self.memory_bytes_max / 4;
+        fits && (has_memory || self.active.group_count() == 0)
+    }
+
+    /// Seals the active memtable; the next one is the image of `file`.
+    pub(crate) fn roll(&mut self, file: Rc<WalFile<R>>, now: Instant) {
+        let memtable = std::mem::take(&mut self.active);
+        let file = std::mem::replace(&mut self.active_file, file);
+        self.sealed.push_back(Sealed { memtable, file, sealed_at: now });
+        self.shed();
+    }
+
+    /// The writer waits for a file, or does not any more.
+    pub(crate) fn set_short_of_files(&mut self, short: bool) {
+        self.short_of_files = short;
+    }
+
+    /// The memtable to flush next.
+    pub(crate) fn oldest_sealed(&self) -> Option<&Sealed<R>> {
+        self.sealed.front()
+    }
+
+    /// Whether the oldest sealed memtable has to go, time aside.
+    pub(crate) fn presses(&self) -> bool {
+        let sealed_bytes: usize = self.sealed.iter().map(|sealed| sealed.memtable.memory_bytes()).sum();
+        !self.sealed.is_empty()
+            && (self.short_of_files
+                || self.sealed.len() * 2 >= self.files_max
+                || sealed_bytes * 2 >= self.memory_bytes_max
+                || self.unflushed_bytes() >= self.memory_bytes_max)
+    }
+
+    /// The oldest sealed memtable was flushed: it stays as tail cache, and its file is free.
+    pub(crate) fn flushed(&mut self) -> Rc<WalFile<R>> {
+        let Sealed { memtable, file, .. } = self.sealed.pop_front().expect("a flush ends what it began with");
+        self.clean.push_back(memtable);
+        self.shed();
+        file
+    }
+
+    /// Memory that only a flush gives back.
+    pub(crate) fn unflushed_bytes(&self) -> usize {
+        let sealed: usize = self.sealed.iter().map(|sealed| sealed.memtable.memory_bytes()).sum();
+        sealed + self.active.memory_bytes()
+    }
+
+    /// Memory of all memtables.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let clean: usize = self.clean.iter().map(Memtable::memory_bytes).sum();
+        clean + self.unflushed_bytes()
+    }
+
+    /// The batch of `partition` that contains `offset`, or the first one behind it.
+    pub(crate) fn get(&self, partition: PartitionId, offset: u64) -> Option<&Slot> {
+        self.all().find_map(|memtable| memtable.get(partition, offset))
+    }
+
+    /// The first offset of `partition` in any memtable: what lies below is in segments.
+    pub(crate) fn first_offset(&self, partition: PartitionId) -> Option<u64> {
+        self.get(partition, 0).map(|slot| slot.base_offset)
+    }
+
+    /// Reads on through the memtables, as [`Memtable::read`].
+    pub(crate) fn read(
+        &self,
+        partition: PartitionId,
+        offset: u64,
+        end_offset: u64,
+        bytes_max: usize,
+        slices: &mut Vec<<R::Block as runtime::Block>::Frozen>,
+    ) -> Option<Taken> {
+        let mut taken = None;
+        for memtable in self.all() {
+            let from = taken.map_or(offset, |taken: Taken| taken.next_offset);
+            taken = memtable.read(partition, from, end_offset, bytes_max, taken, slices);
+            if taken.is_some_and(|taken| taken.bytes >= bytes_max) {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// The first batch of `partition` from `offset` on whose largest timestamp is at least `timestamp_ms`, with its bytes.
+    pub(crate) fn find_timestamp(&self, partition: PartitionId, offset: u64, timestamp_ms: i64) -> Option<Vec<u8>> {
+        self.all().find_map(|memtable| {
+            let slots = memtable.partition(partition)?.slots();
+            let slot = slots.iter().find(|slot| slot.next_offset() > offset && slot.timestamp_max >= timestamp_ms)?;
+            Some(memtable.batch(slot).to_vec())
+        })
+    }
+
+    /// Drops what reaches beyond `next_offset` of a partition.
+    pub(crate) fn truncate(&mut self, partition: PartitionId, next_offset: u64) {
+        self.all_mut().for_each(|memtable| memtable.truncate(partition, next_offset));
+    }
+
+    /// Forgets a partition.
+    pub(crate) fn remove(&mut self, partition: PartitionId) {
+        self.all_mut().for_each(|memtable| memtable.remove(partition));
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Memtable<R::Block>> {
+        let sealed = self.sealed.iter().map(|sealed| &sealed.memtable);
+        self.clean.iter().chain(sealed).chain(std::iter::once(&self.active))
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Memtable<R::Block>> {
+        let sealed = self.sealed.iter_mut().map(|sealed| &mut sealed.memtable);
+        self.clean.iter_mut().chain(sealed).chain(std::iter::once(&mut self.active))
+    }
+
+    /// Gives up tail cache, oldest first, until all memtables together keep to their share with room for the next one.
+    fn shed(&mut self) {
+        let limit = self.memory_bytes_max - self.memory_bytes_max / 4;
+        while self.memory_bytes() > limit && self.clean.pop_front().is_some() {}
+    }
+}

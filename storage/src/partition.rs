@@ -1,0 +1,599 @@
+//! One partition of a log: its offsets, what may be appended to it, and where a reader finds offset N.
+//!
+//! Appending is synchronous and never waits: it checks the producer's sequence, gives out offsets and copies the batch
+//! into the open sync group. Waiting for the sync is the caller's business, for many appends at once.
+
+use std::{
+    cell::{Cell, RefCell},
+    ops::Range,
+    rc::Rc,
+};
+
+use runtime::Runtime;
+use wire::{
+    Durability,
+    record::{Batch, BatchHeader, Producer, patch_base_offset, patch_leader_epoch},
+};
+
+use crate::{
+    PartitionId,
+    error::{AppendError, LogFailed, ReadError, TruncateError},
+    group::{Entry, EntryKind},
+    log::Shared,
+    manifest::EpochStart,
+    notify::Notify,
+    offset::Offsets,
+    producer_state::{Producers, Sequence, SequenceError, Verdict},
+    segment::{Extent, SegmentError, SegmentMeta, reader::Run},
+    synced::{Appended, Lsn},
+};
+
+/// A partition remembers at most so many idempotent producers.
+pub(crate) const PRODUCERS_MAX: usize = 16_384;
+/// A `memory` partition's first reservation, in offsets.
+const RESERVATION_MIN: u64 = 4096;
+/// Reservations double under load up to this many offsets.
+const RESERVATION_MAX: u64 = 1 << 20;
+
+/// What a shard keeps of a partition in memory.
+pub(crate) struct State {
+    pub(crate) id: PartitionId,
+    pub(crate) durability: Cell<Durability>,
+    pub(crate) status: Cell<Status>,
+    log_start: Cell<u64>,
+    submitted: Cell<u64>,
+    synced: Cell<u64>,
+    log_end: Cell<u64>,
+    high_watermark: Cell<u64>,
+    /// Offsets below this one may be seen before they are synced: the reservation is.
+    reserved: Cell<u64>,
+    /// How far the last reservation asked for reaches, synced or not.
+    reservation_end: Cell<u64>,
+    reservation_size: Cell<u64>,
+    pub(crate) lost: RefCell<Vec<Range<u64>>>,
+    pub(crate) producers: RefCell<Producers>,
+    /// The sync group that touched it last, and its place in that group's list.
+    pub(crate) touched_in: Cell<(Lsn, usize)>,
+    /// Where each leader epoch began, as far as recovery and flush need to know.
+    pub(crate) epochs: RefCell<Vec<EpochStart>>,
+    moved: Notify,
+}
+
+/// Whether a partition takes appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// It does.
+    Serving,
+    /// A truncation is not synced yet.
+    Truncating,
+    /// Its log is damaged from this offset on.
+    Refused { from: u64 },
+    /// It was deleted.
+    Gone,
+}
+
+impl State {
+    pub(crate) fn new(id: PartitionId) -> Self {
+        Self {
+            id,
+            durability: Cell::new(Durability::Durable),
+            status: Cell::new(Status::Serving),
+            log_start: Cell::new(0),
+            submitted: Cell::new(0),
+            synced: Cell::new(0),
+            log_end: Cell::new(0),
+            high_watermark: Cell::new(0),
+            reserved: Cell::new(0),
+            reservation_end: Cell::new(0),
+            reservation_size: Cell::new(RESERVATION_MIN),
+            lost: RefCell::new(Vec::new()),
+            producers: RefCell::new(Producers::new(PRODUCERS_MAX)),
+            touched_in: Cell::new((0, 0)),
+            epochs: RefCell::new(Vec::new()),
+            moved: Notify::default(),
+        }
+    }
+
+    /// Sets what recovery found: everything up to `log_end` is on stable storage.
+    pub(crate) fn recovered(&self, log_start: u64, log_end: u64) {
+        self.log_start.set(log_start);
+        self.replayed_to(log_end);
+    }
+
+    pub(crate) fn offsets(&self) -> Offsets {
+        Offsets {
+            log_start: self.log_start.get(),
+            high_watermark: self.high_watermark.get(),
+            synced: self.synced.get(),
+            log_end: self.log_end.get(),
+        }
+        .checked()
+    }
+
+    /// The offset behind the last one known to survive an unclean stop; `None` on a `durable` partition, where there is
+    /// nothing to reserve.
+    pub(crate) fn reservation(&self) -> Option<u64> {
+        (self.reservation_end.get() > self.log_end.get()).then(|| self.reservation_end.get())
+    }
+
+    /// A group that takes it to `next_offset` is on its way to the disk.
+    pub(crate) fn submitted_to(&self, next_offset: u64) {
+        self.submitted.set(next_offset);
+        self.raise_high_watermark();
+    }
+
+    /// A group that takes it to `next_offset` is on stable storage.
+    pub(crate) fn synced_to(&self, next_offset: u64) {
+        self.synced.set(next_offset);
+        self.raise_high_watermark();
+    }
+
+    /// Offsets below `next_offset` may be seen before they are synced.
+    pub(crate) fn reserved_to(&self, next_offset: u64) {
+        self.reserved.set(next_offset);
+        self.raise_high_watermark();
+    }
+
+    pub(crate) fn set_status(&self, status: Status) {
+        self.status.set(status);
+        self.moved.wake();
+    }
+
+    /// Ends the partition at `next_offset`, for good.
+    pub(crate) fn cut_to(&self, next_offset: u64) {
+        for offset in [&self.submitted, &self.synced, &self.log_end, &self.high_watermark] {
+            offset.set(offset.get().min(next_offset));
+        }
+        self.log_start.set(self.log_start.get().min(next_offset));
+        self.epochs.borrow_mut().retain(|start| start.offset < next_offset);
+    }
+
+    /// Notes that batches from `offset` on are of this epoch.
+    pub(crate) fn begin_epoch(&self, leader_epoch: i32, offset: u64) {
+        let mut epochs = self.epochs.borrow_mut();
+        if epochs.last().is_none_or(|last| last.leader_epoch < leader_epoch) {
+            epochs.push(EpochStart { leader_epoch, offset });
+        }
+    }
+
+    /// Replay found a batch: it is on stable storage.
+    pub(crate) fn replayed_to(&self, next_offset: u64) {
+        self.log_end.set(next_offset);
+        self.submitted.set(next_offset);
+        self.synced.set(next_offset);
+        self.high_watermark.set(next_offset);
+    }
+
+    /// Recovery learned that the log starts later.
+    pub(crate) fn raise_log_start(&self, log_start: u64) {
+        self.log_start.set(self.log_start.get().max(log_start));
+    }
+
+    /// Recovery gives up offsets that were handed out and not synced: the log goes on behind them.
+    pub(crate) fn lose(&self, offsets: Range<u64>) {
+        self.replayed_to(offsets.end);
+        self.lost.borrow_mut().push(offsets);
+        // Their producers repeat what was lost, or go on behind it: both are taken.
+        self.producers.borrow_mut().accept_any_sequence();
+    }
+
+    pub(crate) fn log_end(&self) -> u64 {
+        self.log_end.get()
+    }
+
+    fn raise_high_watermark(&self) {
+        let visible = match self.durability.get() {
+            Durability::Durable => self.synced.get(),
+            Durability::Memory => self.submitted.get().min(self.reserved.get()).max(self.synced.get()),
+        };
+        if visible > self.high_watermark.get() {
+            self.high_watermark.set(visible);
+            self.moved.wake();
+        }
+    }
+}
+
+/// A partition of an open log. Clones are handles to the same one.
+pub struct Partition<R: Runtime> {
+    pub(crate) log: Rc<Shared<R>>,
+    pub(crate) state: Rc<State>,
+}
+
+impl<R: Runtime> Clone for Partition<R> {
+    fn clone(&self) -> Self {
+        Self { log: self.log.clone(), state: self.state.clone() }
+    }
+}
+
+/// Whole batches, as read.
+#[derive(Clone, Debug)]
+pub struct Batches<F> {
+    /// Their bytes, in order; concatenated they are whole batches. Empty at the high watermark.
+    pub slices: Vec<F>,
+    /// Bytes of all slices.
+    pub bytes: usize,
+    /// Where to read on.
+    pub next_offset: u64,
+    /// Offsets that an unclean stop of a `memory` partition lost, when the read met them: the batches lie behind.
+    pub lost: Option<Range<u64>>,
+}
+
+impl<R: Runtime> Partition<R> {
+    /// Its number.
+    pub fn id(&self) -> PartitionId {
+        self.state.id
+    }
+
+    /// What an ack of it means.
+    pub fn durability(&self) -> Durability {
+        self.state.durability.get()
+    }
+
+    /// Its offsets now.
+    pub fn offsets(&self) -> Offsets {
+        self.state.offsets()
+    }
+
+    /// Gives `batch` its offsets and copies it into the open sync group. The caller has verified it.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was appended.
+    pub fn append(&self, batch: &Batch<'_>, leader_epoch: i32) -> Result<Appended, AppendError> {
+        let header = batch.header();
+        let bytes = batch.bytes();
+        match self.place(header, bytes.len(), leader_epoch)? {
+            Place::Duplicate(appended) => Ok(appended),
+            Place::At(entry) => {
+                let lsn = self.log.wal.push(&self.state, entry, bytes, |bytes| {
+                    patch_base_offset(bytes, entry.base_offset);
+                    patch_leader_epoch(bytes, leader_epoch);
+                });
+                Ok(self.appended(header, entry, lsn))
+            }
+        }
+    }
+
+    /// As [`Self::append`], without a copy: the batch was received into a block from [`crate::Log::batch_block`], at
+    /// [`crate::group::HEADER_BYTES`], and the block becomes a sync group of its own.
+    ///
+    /// # Panics
+    /// If the block does not hold one whole batch of `batch_bytes` there: the caller verified it.
+    pub fn append_block(
+        &self,
+        mut block: R::Block,
+        batch_bytes: usize,
+        leader_epoch: i32,
+    ) -> Result<Appended, AppendError> {
+        let bytes = &mut block[crate::group::HEADER_BYTES..][..batch_bytes];
+        let header = *Batch::parse_one(bytes).expect("the caller verified the batch").header();
+        match self.place(&header, batch_bytes, leader_epoch)? {
+            Place::Duplicate(appended) => Ok(appended),
+            Place::At(entry) => {
+                patch_base_offset(bytes, entry.base_offset);
+                patch_leader_epoch(bytes, leader_epoch);
+                let lsn = self.log.wal.push_block(&self.state, entry, block, batch_bytes);
+                Ok(self.appended(&header, entry, lsn))
+            }
+        }
+    }
+
+    /// Reads whole batches that consumers may see, from the one that contains `offset` (or the first behind it), up to
+    /// `bytes_max` bytes but at least one.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read(&self, offset: u64, bytes_max: usize) -> Result<Batches<R::Frozen>, ReadError> {
+        let Offsets { log_start, high_watermark, .. } = self.check_readable(offset)?;
+        let mut batches = Batches { slices: Vec::new(), bytes: 0, next_offset: offset, lost: None };
+        if offset == high_watermark {
+            return Ok(batches);
+        }
+        batches.lost = self.lost_at(offset);
+        let from = batches.lost.as_ref().map_or(offset, |lost| lost.end).max(log_start);
+        batches.next_offset = from;
+        if let Some(run) = self.read_segments(from, bytes_max).await? {
+            batches.bytes = run.bytes.len();
+            batches.next_offset = run.next_offset;
+            batches.slices.push(run.bytes);
+            return Ok(batches);
+        }
+        let end_offset = self.readable_end();
+        let memtables = self.log.wal.memtables.borrow();
+        if let Some(taken) = memtables.read(self.state.id, from, end_offset, bytes_max, &mut batches.slices) {
+            batches.bytes = taken.bytes;
+            batches.next_offset = taken.next_offset;
+        }
+        Ok(batches)
+    }
+
+    /// Waits until consumers may see something beyond `offset`, or never will again because the partition is gone, refused
+    /// or its log failed.
+    pub async fn visible_beyond(&self, offset: u64) {
+        let state = &self.state;
+        state
+            .moved
+            .until(|| {
+                let ends = matches!(state.status.get(), Status::Gone | Status::Refused { .. });
+                (state.high_watermark.get() > offset || ends || self.log.wal.failure().is_some()).then_some(())
+            })
+            .await;
+    }
+
+    /// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`, among those that consumers may
+    /// see. Inside a compressed batch: of its first record.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn offset_at(&self, timestamp_ms: i64) -> Result<Option<(u64, i64)>, ReadError> {
+        let Offsets { log_start, high_watermark, .. } = self.check_readable(self.state.log_start.get())?;
+        if let Some(found) = self.segments_offset_at(timestamp_ms, log_start).await? {
+            return Ok(Some(found).filter(|(offset, _)| *offset < high_watermark));
+        }
+        let batch = self.log.wal.memtables.borrow().find_timestamp(self.state.id, log_start, timestamp_ms);
+        let found = batch.and_then(|bytes| {
+            let batch = Batch::parse_one(&bytes).expect("the index points at whole batches");
+            crate::index::first_record_at(&batch, timestamp_ms, log_start).expect("the log took only whole records")
+        });
+        Ok(found.filter(|(offset, _)| *offset < high_watermark))
+    }
+
+    /// Cuts off everything from `next_offset` on, durably; inside a batch: from the batch's start. Appends are refused
+    /// until it is done.
+    ///
+    /// # Errors
+    /// [`TruncateError`].
+    pub async fn truncate(&self, next_offset: u64, leader_epoch: i32) -> Result<(), TruncateError> {
+        let _alone = self.log.maintenance.lock().await;
+        if self.state.status.get() == Status::Gone {
+            return Err(TruncateError::Gone);
+        }
+        let Offsets { log_start, log_end, .. } = self.offsets();
+        if !(log_start..=log_end).contains(&next_offset) {
+            return Err(TruncateError::OutOfRange { partition: self.id(), next_offset, log_start, log_end });
+        }
+        let before = self.state.status.replace(Status::Truncating);
+        let next_offset = self.batch_boundary(next_offset).await?;
+        let entry = Entry {
+            kind: EntryKind::Truncate,
+            partition: self.id(),
+            leader_epoch,
+            base_offset: next_offset,
+            next_offset,
+        };
+        let lsn = self.log.wal.push(&self.state, entry, &[], |_| ());
+        self.log.wal.synced(lsn).await?;
+        self.log.wal.memtables.borrow_mut().truncate(self.id(), next_offset);
+        self.log.manifest_clip(self.id(), next_offset).await?;
+        self.state.cut_to(next_offset);
+        self.state.producers.borrow_mut().truncate(next_offset);
+        let refused_beyond = matches!(before, Status::Refused { from } if from < next_offset);
+        self.state.set_status(if refused_beyond { before } else { Status::Serving });
+        Ok(())
+    }
+
+    /// Removes the partition, durably: a WAL entry, then the manifest, then the files that hold nothing else.
+    ///
+    /// # Errors
+    /// [`LogFailed`].
+    pub async fn drop_partition(&self) -> Result<(), LogFailed> {
+        let _alone = self.log.maintenance.lock().await;
+        self.state.set_status(Status::Gone);
+        let log_end = self.state.log_end.get();
+        let entry = Entry {
+            kind: EntryKind::Drop,
+            partition: self.id(),
+            leader_epoch: 0,
+            base_offset: log_end,
+            next_offset: log_end,
+        };
+        let lsn = self.log.wal.push(&self.state, entry, &[], |_| ());
+        self.log.wal.synced(lsn).await?;
+        self.log.wal.memtables.borrow_mut().remove(self.id());
+        self.log.forget(self.id(), lsn).await
+    }
+
+    /// Decides where a batch goes, without changing anything.
+    fn place(&self, header: &BatchHeader, bytes: usize, leader_epoch: i32) -> Result<Place, AppendError> {
+        let state = &self.state;
+        match state.status.get() {
+            Status::Serving => {}
+            Status::Truncating => return Err(AppendError::Truncating),
+            Status::Refused { from } => return Err(AppendError::Refused { from }),
+            Status::Gone => return Err(AppendError::Gone),
+        }
+        if let Some(failed) = self.log.wal.failure() {
+            return Err(failed.into());
+        }
+        if self.log.wal.is_closing() {
+            return Err(AppendError::Closing);
+        }
+        let bytes_max = self.log.batch_bytes_max;
+        if bytes > bytes_max {
+            return Err(AppendError::TooLarge { bytes, bytes_max });
+        }
+        let base_offset = state.log_end.get();
+        let next_offset = base_offset + u64::from(header.last_offset_delta.cast_unsigned()) + 1;
+        if header.producer != Producer::NONE {
+            if let Verdict::Duplicate { base_offset, lsn } = self.check_sequence(header)? {
+                return Ok(Place::Duplicate(Appended {
+                    base_offset,
+                    next_offset: base_offset + u64::from(header.last_offset_delta.cast_unsigned()) + 1,
+                    lsn,
+                    duplicate: true,
+                    log_id: self.log.id,
+                    durability: state.durability.get(),
+                    needs_sync: true,
+                }));
+            }
+        }
+        Ok(Place::At(Entry { kind: EntryKind::Batch, partition: state.id, leader_epoch, base_offset, next_offset }))
+    }
+
+    /// Notes an append that was copied into group `lsn`.
+    fn appended(&self, header: &BatchHeader, entry: Entry, lsn: Lsn) -> Appended {
+        let state = &self.state;
+        state.log_end.set(entry.next_offset);
+        state.begin_epoch(entry.leader_epoch, entry.base_offset);
+        if header.producer != Producer::NONE {
+            let now = self.log.rt.now();
+            state.producers.borrow_mut().record(&sequence_of(header), entry.base_offset, lsn, now);
+        }
+        let needs_sync = match state.durability.get() {
+            Durability::Durable => true,
+            Durability::Memory => {
+                self.renew_reservation(entry);
+                entry.next_offset > state.reserved.get()
+            }
+        };
+        Appended {
+            base_offset: entry.base_offset,
+            next_offset: entry.next_offset,
+            lsn,
+            duplicate: false,
+            log_id: self.log.id,
+            durability: state.durability.get(),
+            needs_sync,
+        }
+    }
+
+    /// Asks for more offsets once half of the last reservation is used, so that the next is synced before this one ends.
+    fn renew_reservation(&self, appended: Entry) {
+        let state = &self.state;
+        let size = state.reservation_size.get();
+        if appended.next_offset + size / 2 <= state.reservation_end.get() {
+            return;
+        }
+        let first = state.reservation_end.get() == 0;
+        let size = if first { size } else { (size * 2).min(RESERVATION_MAX) };
+        let end = appended.next_offset + size;
+        state.reservation_size.set(size);
+        state.reservation_end.set(end);
+        let entry = Entry { kind: EntryKind::Reserve, base_offset: appended.next_offset, next_offset: end, ..appended };
+        self.log.wal.push(state, entry, &[], |_| ());
+    }
+
+    fn check_sequence(&self, header: &BatchHeader) -> Result<Verdict, SequenceError> {
+        let sequence = sequence_of(header);
+        let checked = self.state.producers.borrow().check(&sequence);
+        match checked {
+            Err(SequenceError::TooManyProducers { .. }) => {
+                let mut producers = self.state.producers.borrow_mut();
+                producers.make_room(self.log.rt.now());
+                producers.check(&sequence)
+            }
+            checked => checked,
+        }
+    }
+
+    /// Where reading has to stop: the high watermark, or damage before it.
+    fn readable_end(&self) -> u64 {
+        let high_watermark = self.state.high_watermark.get();
+        match self.state.status.get() {
+            Status::Refused { from } => from.min(high_watermark),
+            _ => high_watermark,
+        }
+    }
+
+    /// The live segments that may hold the partition's batches, with the offsets of theirs that count; lower offsets first.
+    fn live_segments(&self, from: u64) -> Vec<(SegmentMeta, Range<u64>)> {
+        let end = self.readable_end();
+        let manifest = self.log.manifest_state();
+        let holds = |segment: &&SegmentMeta| match segment.extent {
+            Extent::Own { partition, next_offset, .. } => partition == self.state.id && from < next_offset,
+            Extent::Shared { .. } => segment.extent.may_hold(self.state.id),
+        };
+        let clipped = |segment: &SegmentMeta| {
+            let clip = manifest.clip_of(self.state.id, segment.id).unwrap_or(u64::MAX);
+            (segment.clone(), from..end.min(clip))
+        };
+        manifest.segments.iter().filter(holds).map(clipped).collect()
+    }
+
+    /// What segments hold from `from` on; `None` when memtables serve it.
+    async fn read_segments(&self, from: u64, bytes_max: usize) -> Result<Option<Run<R::Frozen>>, ReadError> {
+        loop {
+            let first_in_memory = self.log.wal.memtables.borrow().first_offset(self.state.id);
+            if first_in_memory.is_some_and(|first| first <= from) {
+                return Ok(None);
+            }
+            let segments = self.live_segments(from);
+            match self.read_first(&segments, bytes_max).await {
+                // A merge replaced a segment before it was opened: its batches are in another one now.
+                Err(SegmentError::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::NotFound && segments != self.live_segments(from) => {}
+                read => return Ok(read?),
+            }
+        }
+    }
+
+    async fn read_first(
+        &self,
+        segments: &[(SegmentMeta, Range<u64>)],
+        bytes_max: usize,
+    ) -> Result<Option<Run<R::Frozen>>, SegmentError> {
+        for (segment, offsets) in segments {
+            let run = self.log.segments.read(segment, self.state.id, offsets.clone(), bytes_max).await?;
+            if run.is_some() {
+                return Ok(run);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn segments_offset_at(&self, timestamp_ms: i64, from: u64) -> Result<Option<(u64, i64)>, ReadError> {
+        let segments = &self.log.segments;
+        for (segment, offsets) in self.live_segments(from) {
+            let found = segments.first_at_or_after_timestamp(&segment, self.state.id, offsets, timestamp_ms).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The start of the batch that contains `offset`, or `offset` itself between batches.
+    async fn batch_boundary(&self, offset: u64) -> Result<u64, TruncateError> {
+        let in_memory = self.log.wal.memtables.borrow().get(self.state.id, offset).copied();
+        let first_in_memory = self.log.wal.memtables.borrow().first_offset(self.state.id);
+        if let Some(slot) = in_memory
+            && first_in_memory.is_some_and(|first| first <= offset)
+        {
+            return Ok(slot.base_offset.min(offset));
+        }
+        let run = self.read_first(&self.live_segments(offset), 1).await?;
+        Ok(run.map_or(offset, |run| run.base_offset.min(offset)))
+    }
+
+    fn check_readable(&self, offset: u64) -> Result<Offsets, ReadError> {
+        let offsets = self.offsets();
+        match self.state.status.get() {
+            Status::Gone => return Err(ReadError::Gone),
+            Status::Refused { from } if offset >= from => return Err(ReadError::Refused { from }),
+            _ => {}
+        }
+        let Offsets { log_start, high_watermark, .. } = offsets;
+        if !(log_start..=high_watermark).contains(&offset) {
+            return Err(ReadError::OutOfRange { log_start, high_watermark });
+        }
+        Ok(offsets)
+    }
+
+    /// The lost range that `offset` is in.
+    fn lost_at(&self, offset: u64) -> Option<Range<u64>> {
+        self.state.lost.borrow().iter().find(|lost| lost.contains(&offset)).cloned()
+    }
+}
+
+pub(crate) fn sequence_of(header: &BatchHeader) -> Sequence {
+    Sequence {
+        producer_id: header.producer.id,
+        epoch: header.producer.epoch,
+        base_sequence: header.producer.base_sequence,
+        record_count: header.last_offset_delta + 1,
+    }
+}
+
+enum Place {
+    Duplicate(Appended),
+    At(Entry),
+}

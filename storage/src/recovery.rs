@@ -1,0 +1,379 @@
+//! Opens a log: manifest, then the WAL if the last stop was not clean, then the partitions as they were.
+//!
+//! Nothing that was synced is dropped, nothing that was not is made up: the WAL's groups are applied in order of their LSN
+//! to what the manifest says was flushed, a torn tail is cut for ever before anything is appended, and damage inside the
+//! synced region refuses the partitions it touched and no others.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    path::Path,
+    rc::Rc,
+};
+
+use runtime::{Instant, Runtime};
+use wire::record::{Batch, Producer};
+
+use crate::{
+    PartitionId,
+    error::{LogFailed, OpenError},
+    flush,
+    group::{Entry, EntryKind, Group},
+    log::{Counters, Log, LogOptions, Shared},
+    manifest::{Cut, Edit, Evidence, Fate, Manifest, Refusal, State as ManifestState},
+    memtable::{Memtable, slot_of},
+    memtables::{Memtables, Sealed},
+    notify::{Lock, Notify},
+    partition::{PRODUCERS_MAX, State, Status, sequence_of},
+    producer_state::Producers,
+    segment::{self, Segments},
+    synced::Lsn,
+    wal::{
+        Wal,
+        files::{self, Files},
+        replay::{self, FoundFile, FoundGroup, Known, Touched},
+    },
+};
+
+/// Opens the log in `dir`, see [`Log::open`].
+pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> Result<Log<R>, OpenError> {
+    options.check()?;
+    let wal_dir = files::directory(dir);
+    let segment_dir = segment::directory(dir);
+    for dir in [&wal_dir, &segment_dir] {
+        rt.create_dir_all(dir).await.map_err(OpenError::io("create", dir))?;
+    }
+    let manifest = Manifest::open(&rt, dir).await?;
+    let id = manifest.log_id();
+    let clean = manifest.state().clean;
+    let found = if clean {
+        replay::open_files(&rt, &wal_dir).await?
+    } else {
+        let state = manifest.state().clone();
+        replay::read(&rt, &wal_dir, id, &state).await?
+    };
+    if manifest.is_new() && !found.files.is_empty() {
+        return Err(OpenError::Rootless { dir: dir.display().to_string() });
+    }
+    for place in &found.damage.places {
+        tracing::error!("damage in the write-ahead log: {place}");
+    }
+    for stranger in &found.strangers {
+        tracing::warn!("{} is not a file of this log; it is left alone", stranger.display());
+    }
+
+    let mut recovery = Recovery::from_manifest(&manifest.state(), rt.now());
+    let edit = async |edit| {
+        let applied = manifest.apply(edit).await;
+        applied.map_err(|error| LogFailed::new("writing the manifest of", dir, error))
+    };
+    edit(Edit::Open).await?;
+    if !clean {
+        recovery.replay(&rt, &found, id);
+        for decision in recovery.decisions(&manifest.state(), &found) {
+            edit(decision).await?;
+        }
+    }
+    remove_garbage(&rt, &segment_dir, &manifest).await?;
+    let (lsn_next, lsn_last) = {
+        let state = manifest.state();
+        let lsn_last = found.last.map_or(state.flushed.lsn, |(lsn, _)| lsn);
+        (state.next_lsn.max(lsn_last.max(found.lsn_seen_max) + 1), lsn_last)
+    };
+    let (sealed, wal_files) = seal(&rt, found, recovery.memtables);
+    let wal_files =
+        Rc::new(Files::new(rt.clone(), wal_dir, options.wal_file_bytes() as u64, options.wal_files_max(), wal_files));
+    let first = wal_files.first().await?;
+    let memtables = Memtables::new(sealed, first, options.memtable_bytes, options.wal_files_max());
+    let wal = Wal::new(rt.clone(), id, wal_files, memtables, lsn_next, lsn_last, options.memtable_bytes);
+    let flushed_lsn = manifest.state().flushed.lsn;
+    let shared = Rc::new(Shared {
+        rt: rt.clone(),
+        dir: dir.to_owned(),
+        id,
+        batch_bytes_max: options.batch_bytes_max.min(options.wal_file_bytes() / 4),
+        wal: Rc::new(wal),
+        segments: Segments::new(&rt, segment_dir, id, options.cache_bytes),
+        manifest,
+        partitions: RefCell::default(),
+        found: RefCell::new(recovery.states),
+        maintenance: Lock::default(),
+        mergeable: Notify::default(),
+        flushed_lsn: Cell::new(flushed_lsn),
+        tasks: RefCell::default(),
+        counters: Counters::default(),
+        options,
+    });
+    start_tasks(&shared, lsn_last);
+    Ok(Log(shared))
+}
+
+/// Starts what runs as long as the log is open. A task that fails fails the log.
+fn start_tasks<R: Runtime>(shared: &Rc<Shared<R>>, lsn_last: Lsn) {
+    let guard = |task: Result<(), LogFailed>, wal: Rc<Wal<R>>| {
+        if let Err(failed) = task {
+            wal.fail(failed);
+        }
+    };
+    let (rt, wal) = (&shared.rt, &shared.wal);
+    let writer = {
+        let wal = wal.clone();
+        async move { guard(wal.clone().run_writer(lsn_last).await, wal) }
+    };
+    let marker = wal.clone().run_marker();
+    let preparer = {
+        let wal = wal.clone();
+        async move { guard(wal.files.clone().run_preparer().await, wal) }
+    };
+    let prewriter = {
+        let wal = wal.clone();
+        async move { guard(wal.files.clone().run_prewriter().await, wal) }
+    };
+    let flusher = {
+        let (shared, wal) = (shared.clone(), wal.clone());
+        async move { guard(flush::run(shared).await, wal) }
+    };
+    let clock = flush::run_clock(shared.clone());
+    let merger = {
+        let (shared, wal) = (shared.clone(), wal.clone());
+        async move { guard(crate::compaction::worker::run(shared).await, wal) }
+    };
+    *shared.tasks.borrow_mut() = vec![
+        rt.spawn(writer),
+        rt.spawn(marker),
+        rt.spawn(preparer),
+        rt.spawn_background(prewriter),
+        rt.spawn_background(flusher),
+        rt.spawn_background(clock),
+        rt.spawn_background(merger),
+    ];
+}
+
+impl Known for ManifestState {
+    fn flushed_lsn(&self) -> Lsn {
+        self.flushed.lsn
+    }
+
+    fn cut(&self, salt: u64) -> Option<Lsn> {
+        self.cuts.iter().filter(|cut| cut.salt == salt).map(|cut| cut.lsn).min()
+    }
+}
+
+/// The log's partitions and memtables while they are put together.
+struct Recovery<R: Runtime> {
+    states: BTreeMap<PartitionId, Rc<State>>,
+    /// One for each WAL file found, in the same order.
+    memtables: Vec<Memtable<R::Block>>,
+    reservations: BTreeMap<PartitionId, u64>,
+    refused: BTreeMap<PartitionId, Refusal>,
+    truncated: Vec<(PartitionId, u64)>,
+    dropped: BTreeMap<PartitionId, Lsn>,
+    now: Instant,
+}
+
+impl<R: Runtime> Recovery<R> {
+    fn from_manifest(manifest: &ManifestState, now: Instant) -> Self {
+        let mut recovery = Self {
+            states: BTreeMap::new(),
+            memtables: Vec::new(),
+            reservations: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            truncated: Vec::new(),
+            dropped: manifest.dropped.clone(),
+            now,
+        };
+        for (&id, known) in &manifest.partitions {
+            let state = State::new(id);
+            let lost_end = known.lost.last().map_or(0, |lost| lost.end);
+            state.recovered(known.log_start, known.flushed_end.max(lost_end));
+            state.lost.replace(known.lost.clone());
+            state.epochs.replace(known.epochs.clone());
+            if let Some(refusal) = known.refused {
+                state.set_status(Status::Refused { from: refusal.from });
+            }
+            if known.reserved_end > 0 {
+                recovery.reservations.insert(id, known.reserved_end);
+            }
+            if !known.producers.is_empty() {
+                match Producers::decode(&known.producers, PRODUCERS_MAX, now) {
+                    Ok(producers) => drop(state.producers.replace(producers)),
+                    Err(error) => tracing::error!("producers of partition {id} are forgotten: {error}"),
+                }
+            }
+            recovery.states.insert(id, Rc::new(state));
+        }
+        recovery
+    }
+
+    /// Applies the WAL's groups in the order of their LSN.
+    fn replay(&mut self, rt: &R, found: &replay::Found<R>, log_id: u128) {
+        self.memtables.resize_with(found.files.len(), Memtable::default);
+        let mut groups: Vec<(usize, &FoundGroup<R::Frozen>)> = found
+            .files
+            .iter()
+            .enumerate()
+            .flat_map(|(file, found)| found.groups.iter().map(move |group| (file, group)))
+            .collect();
+        groups.sort_by_key(|(_, group)| group.lsn);
+        for (file, found_group) in groups {
+            for &touched in found.damage.touched.get(&found_group.lsn).into_iter().flatten() {
+                self.refuse(touched);
+            }
+            let salt = found.files[file].file.salt;
+            let group = Group::parse(&found_group.bytes, log_id, salt).expect("it was parsed when it was found");
+            let number = self.memtables[file].add_group(found_group.lsn, found_group.bytes.clone());
+            for (index, (entry, range)) in group.entries().enumerate() {
+                let lsn = found_group.lsn;
+                let void = self.dropped.get(&entry.partition).is_some_and(|&dropped| lsn <= dropped);
+                if !void && !found_group.damaged.contains(&(index as u32)) {
+                    self.apply(file, number, lsn, entry, &found_group.bytes, range);
+                }
+            }
+            let entries_end = group.header.directory_position as usize;
+            self.memtables[file].pack(number, entries_end, || rt.block(0));
+        }
+    }
+
+    fn apply(&mut self, file: usize, group: usize, lsn: Lsn, entry: Entry, bytes: &R::Frozen, range: Range<usize>) {
+        let id = entry.partition;
+        match entry.kind {
+            EntryKind::Batch => {
+                let state = self.state(id);
+                if entry.base_offset != state.log_end() {
+                    // What lies between is in a group that is missing, or this one is not what the log wrote.
+                    self.refuse(Touched::Partition(id));
+                    if entry.base_offset < state.log_end() {
+                        return;
+                    }
+                }
+                state.begin_epoch(entry.leader_epoch, entry.base_offset);
+                state.replayed_to(entry.next_offset);
+                let batch = Batch::parse_one(&bytes[range.clone()]).expect("its entry holds");
+                let header = batch.header();
+                if header.producer != Producer::NONE {
+                    state.producers.borrow_mut().record(&sequence_of(header), entry.base_offset, lsn, self.now);
+                }
+                self.memtables[file].put(id, slot_of(bytes, range, group));
+            }
+            EntryKind::Truncate => {
+                self.memtables.iter_mut().for_each(|memtable| memtable.truncate(id, entry.next_offset));
+                let state = self.state(id);
+                state.cut_to(entry.next_offset);
+                state.producers.borrow_mut().truncate(entry.next_offset);
+                self.truncated.push((id, entry.next_offset));
+            }
+            EntryKind::Drop => {
+                self.memtables.iter_mut().for_each(|memtable| memtable.remove(id));
+                self.states.remove(&id);
+                self.reservations.remove(&id);
+                self.refused.remove(&id);
+                self.dropped.insert(id, lsn);
+            }
+            EntryKind::Reserve => {
+                let end = self.reservations.entry(id).or_default();
+                *end = entry.next_offset.max(*end);
+            }
+            EntryKind::LogStart => self.state(id).raise_log_start(entry.base_offset),
+            EntryKind::Marker | EntryKind::Edit => {}
+        }
+    }
+
+    /// Refuses what damage touched, from the last offset proven before it.
+    fn refuse(&mut self, touched: Touched) {
+        let (ids, from, evidence) = match touched {
+            Touched::Entry(id, from) => (vec![id], Some(from), Evidence::Directory),
+            Touched::Partition(id) => (vec![id], None, Evidence::Successor),
+            Touched::Any => (self.states.keys().copied().collect(), None, Evidence::Nothing),
+        };
+        for id in ids {
+            let state = self.state(id);
+            let from = from.unwrap_or_else(|| state.log_end()).min(state.log_end());
+            self.refused.entry(id).or_insert(Refusal { from, evidence });
+        }
+    }
+
+    /// What recovery decided, as manifest edits; the partitions change accordingly.
+    fn decisions(&mut self, manifest: &ManifestState, found: &replay::Found<R>) -> Vec<Edit> {
+        let mut edits = self.cuts(found);
+        let dropped = self.dropped.iter().filter(|(id, lsn)| manifest.dropped.get(id) != Some(lsn));
+        edits.extend(dropped.map(|(&partition, &lsn)| Edit::Drop { partition, lsn }));
+        let truncated = self.truncated.iter().filter(|(id, _)| self.states.contains_key(id));
+        edits.extend(truncated.map(|&(partition, next_offset)| Edit::Clip { partition, next_offset }));
+        for (&partition, &end) in &self.reservations {
+            let Some(state) = self.states.get(&partition) else { continue };
+            let offsets = state.log_end()..end;
+            if !offsets.is_empty() {
+                state.lose(offsets.clone());
+                edits.push(Edit::Lost { partition, offsets });
+            }
+        }
+        for (&partition, &refusal) in &self.refused {
+            self.states[&partition].set_status(Status::Refused { from: refusal.from });
+            edits.push(Edit::Refuse { partition, refusal });
+        }
+        edits
+    }
+
+    /// Cuts the file that holds the last valid group behind it, and every file with traces of a later one: whatever may
+    /// surface there is void.
+    fn cuts(&self, found: &replay::Found<R>) -> Vec<Edit> {
+        let lsn_last = found.last.map_or(0, |(lsn, _)| lsn);
+        let next_lsn = lsn_last.max(found.lsn_seen_max) + 1;
+        let is_cut = |file: &&replay::FoundFile<R>| {
+            found.last.is_some_and(|(_, salt)| salt == file.file.salt) || file.lsn_seen_max > lsn_last
+        };
+        let cut = |file: &replay::FoundFile<R>| {
+            let lsn = file.groups.last().map_or(lsn_last, |group| group.lsn);
+            Edit::Cut(Cut { salt: file.file.salt, lsn, next_lsn })
+        };
+        found.files.iter().filter(is_cut).map(cut).collect()
+    }
+
+    fn state(&mut self, id: PartitionId) -> Rc<State> {
+        self.states.entry(id).or_insert_with(|| Rc::new(State::new(id))).clone()
+    }
+}
+
+/// The files with groups that are not flushed become sealed memtables, oldest first; the others are free.
+fn seal<R: Runtime>(
+    rt: &R,
+    found: replay::Found<R>,
+    memtables: Vec<Memtable<R::Block>>,
+) -> (VecDeque<Sealed<R>>, files::Found<R>) {
+    let mut memtables = memtables.into_iter();
+    let mut sealed = Vec::new();
+    let mut free = Vec::new();
+    for FoundFile { file, groups, .. } in found.files {
+        let memtable = memtables.next().unwrap_or_default();
+        if groups.is_empty() {
+            free.push(file);
+        } else {
+            sealed.push(Sealed { memtable, file: Rc::new(file), sealed_at: rt.now() });
+        }
+    }
+    sealed.sort_by_key(|sealed| sealed.memtable.last_lsn());
+    let held = sealed.len();
+    (sealed.into(), files::Found { free, held, sequence_next: found.sequence_next })
+}
+
+/// Deletes segments that an unfinished flush or merge left, and names files that nobody knows.
+async fn remove_garbage<R: Runtime>(rt: &R, dir: &Path, manifest: &Manifest) -> Result<(), OpenError> {
+    let entries = rt.list_dir(dir).await.map_err(OpenError::io("list", dir))?;
+    for entry in entries {
+        let path = dir.join(&entry.name);
+        let fate = segment::id_of_file_name(&entry.name).map_or(Fate::Unknown, |id| manifest.state().fate(id));
+        match fate {
+            Fate::Live => {}
+            Fate::Delete => rt.remove_file(&path).await.map_err(OpenError::io("remove", &path))?,
+            Fate::Unknown => tracing::warn!("{} is not a segment of this log; it is left alone", path.display()),
+        }
+    }
+    rt.sync_dir(dir).await.map_err(OpenError::io("sync", dir))?;
+    let segments: Vec<_> = manifest.state().obsolete.iter().copied().collect();
+    if !segments.is_empty() {
+        let deleted = manifest.apply(Edit::Deleted { segments }).await;
+        deleted.map_err(|error| LogFailed::new("writing the manifest in", dir, error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Writes sync groups, one at a time, and tells everyone how far the log is on stable storage.
+
+use std::{rc::Rc, time::Duration};
+
+use runtime::{File, Runtime};
+
+use super::{
+    Wal,
+    queue::{Pending, Touched},
+};
+use crate::{
+    error::LogFailed,
+    group::{Entry, EntryKind, Stamp, Tail},
+    synced::Lsn,
+};
+
+/// The last group before a pause gets its witness this long after it.
+const MARKER_DELAY: Duration = Duration::from_millis(5);
+
+impl<R: Runtime> Wal<R> {
+    /// Writes groups until the log is closed and the queue empty, or a write fails.
+    pub(crate) async fn run_writer(self: Rc<Self>, mut lsn_previous: Lsn) -> Result<(), LogFailed> {
+        loop {
+            let next = self
+                .queued
+                .until(|| {
+                    let taken = self.queue.borrow_mut().take(lsn_previous);
+                    match taken {
+                        Some(taken) => Some(Some(taken)),
+                        None => (self.closing.get() || self.failed.borrow().is_some()).then_some(None),
+                    }
+                })
+                .await;
+            let Some((pending, tails, previous)) = next else { return Ok(()) };
+            lsn_previous = pending.lsn;
+            self.write_group(pending, &tails, previous).await?;
+        }
+    }
+
+    /// Writes a marker whenever the log falls silent, so that the last group has a witness too: damage to a group below
+    /// a valid one is told from a torn tail.
+    pub(crate) async fn run_marker(self: Rc<Self>) {
+        let mut marked = self.synced.get();
+        loop {
+            let last = self.queued.until(|| {
+                let last = self.lsn_last();
+                (last > marked || self.closing.get()).then_some(last)
+            });
+            let last = last.await;
+            if self.closing.get() {
+                return;
+            }
+            self.rt.sleep(MARKER_DELAY).await;
+            if self.closing.get() {
+                return;
+            }
+            let silent = self.lsn_last() == last && self.queue.borrow().is_empty();
+            if silent {
+                marked = self.push_marker();
+            }
+        }
+    }
+
+    fn push_marker(&self) -> Lsn {
+        let marker = Entry {
+            kind: EntryKind::Marker,
+            partition: crate::PartitionId(0),
+            leader_epoch: 0,
+            base_offset: 0,
+            next_offset: 0,
+        };
+        let nobody = Rc::new(crate::partition::State::new(marker.partition));
+        self.push(&nobody, marker, &[], |_| ())
+    }
+
+    async fn write_group(&self, pending: Pending<R>, tails: &[Tail], lsn_previous: Lsn) -> Result<(), LogFailed> {
+        let bytes = pending.group.padded_bytes(tails.len()) as u64;
+        self.roll_unless_fits(bytes).await?;
+        let file = self.memtables.borrow().active_file();
+        let position = file.position.get();
+        file.position.set(position + bytes);
+
+        let Pending { group, lsn, touched, reserved, .. } = pending;
+        let stamp = Stamp { log_id: self.log_id, salt: file.salt, lsn, previous_lsn: lsn_previous };
+        let group = group.seal(stamp, tails);
+        let entries_end = group.entries_end as usize;
+        let number = self.memtables.borrow_mut().active_mut().put_group(lsn, &group);
+        touched.iter().for_each(|Touched { state, next_offset }| state.submitted_to(*next_offset));
+
+        file.clear_of_zeros(position..position + bytes).await;
+        let written = file.file.write_durable(group.bytes, position).await;
+        written.map_err(|error| LogFailed::new("writing a sync group to", &file.path, error))?;
+
+        self.memtables.borrow_mut().active_mut().pack(number, entries_end, || self.rt.block(0));
+        self.synced.set(lsn);
+        reserved.iter().for_each(|Touched { state, next_offset }| state.reserved_to(*next_offset));
+        touched.iter().for_each(|Touched { state, next_offset }| state.synced_to(*next_offset));
+        self.counters.groups.set(self.counters.groups.get() + 1);
+        self.counters.group_bytes.set(self.counters.group_bytes.get() + bytes);
+        self.wake_acks();
+        self.room.wake();
+        self.flushable.wake();
+        Ok(())
+    }
+
+    /// Seals the active memtable and goes on in the next file when the group does not fit this one, or the memtable has
+    /// its share of memory.
+    async fn roll_unless_fits(&self, bytes: u64) -> Result<(), LogFailed> {
+        if self.memtables.borrow().takes(bytes) {
+            return Ok(());
+        }
+        self.roll().await
+    }
+
+    /// Seals the active memtable and goes on in the next file. Only the writer does, and a clean stop after it.
+    pub(crate) async fn roll(&self) -> Result<(), LogFailed> {
+        self.memtables.borrow_mut().set_short_of_files(true);
+        self.flushable.wake();
+        let file = self.files.take_ready().await;
+        let mut memtables = self.memtables.borrow_mut();
+        memtables.set_short_of_files(false);
+        memtables.roll(file, self.rt.now());
+        drop(memtables);
+        self.flushable.wake();
+        Ok(())
+    }
+}
