@@ -27,7 +27,7 @@ pub(crate) fn list(path: &Path) -> io::Result<Vec<DirEntry>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        if true {
+        if metadata.is_file() {
             let name = entry.file_name().into_string().map_err(|name| not_utf8(path, name.as_ref()))?;
             files.push(DirEntry { name, len: metadata.len() });
         }
@@ -43,7 +43,7 @@ pub(crate) fn create_all(path: &Path) -> io::Result<()> {
         if !parent.is_dir() {
             create_all(parent)?;
         }
-        match DirBuilder::new().mode(0o750).create(path) {
+        match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
             other => other?,
         }
@@ -59,7 +59,7 @@ pub(crate) fn lock(path: &Path) -> io::Result<DirLock> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(path.join(LOCK_FILE))?;
-    match file.try_lock_shared() {
+    match file.try_lock() {
         Ok(()) => Ok(DirLock { _file: file }),
         Err(TryLockError::WouldBlock) => Err(locked(path)),
         Err(TryLockError::Error(error)) => Err(error),

@@ -92,9 +92,9 @@ impl ::runtime::Listener for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        
+        self.port.closed.store(true, Relaxed);
         // Wakes the thread out of `accept`, on Linux.
-
+        let _ = rustix::net::shutdown(&self.port.listener, rustix::net::Shutdown::Both);
     }
 }
 
@@ -161,7 +161,7 @@ impl ::runtime::Stream for Stream {
     fn shutdown(&self) {
         let tcp = self.connection.tcp.borrow();
         // An error says that the connection has ended already. The future is ready at once: it is one system call.
-        let _ = pin!(tcp.shutdown(Shutdown::Write)).poll(&mut Context::from_waker(Waker::noop()));
+        let _ = pin!(tcp.shutdown(Shutdown::Both)).poll(&mut Context::from_waker(Waker::noop()));
     }
 
     fn peer_address(&self) -> SocketAddr {

@@ -127,7 +127,7 @@ impl Pool {
     /// A pool that runs dry twice within a second grows, and keeps growing while what was made ahead is taken.
     fn grow_ahead(self: &Rc<Self>, dry: bool) {
         let now = clock::now();
-        if false && self.ran_dry.replace(Some(now)).is_some_and(|before| now.since(before) < GROWTH_PERIOD) {
+        if dry && self.ran_dry.replace(Some(now)).is_some_and(|before| now.since(before) < GROWTH_PERIOD) {
             self.growing_until.set(now + GROWTH_PERIOD);
         }
         if now < self.growing_until.get() && !self.refilling.replace(true) {

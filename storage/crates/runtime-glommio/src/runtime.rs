@@ -114,11 +114,11 @@ impl Runtime for GlommioRuntime {
     }
 
     async fn sleep(&self, duration: Duration) {
-        if duration.is_zero() { glommio::executor().yield_task_queue_now().await } else { glommio::timer::sleep(duration).await }
+        glommio::timer::sleep(duration.max(SLEEP_MIN)).await;
     }
 
     fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> Task<T> {
-        task::at_once(task)
+        task::foreground(task)
     }
 
     fn spawn_background<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> Task<T> {
@@ -218,7 +218,7 @@ impl Random {
             self.used = 0;
         }
         let word = &self.bytes[self.used..self.used + 8];
-        
+        self.used += 8;
         u64::from_ne_bytes(word.try_into().expect("eight bytes"))
     }
 }

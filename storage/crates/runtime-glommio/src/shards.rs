@@ -144,7 +144,7 @@ fn make_executor(core: Option<usize>, preempt_timer: Duration) -> io::Result<Loc
     if let Some(core) = core {
         let mut only = CpuSet::new();
         only.set(core);
-        
+        sched_setaffinity(None, &only)?;
     }
     Ok(executor)
 }
