@@ -207,7 +207,8 @@ impl Producers {
     /// What they had appended up to group `lsn`, as bytes: together with a replay of the groups behind it, that is
     /// the present state.
     pub fn encode(&self, lsn: u64) -> Vec<u8> {
-        let mut ids: Vec<_> = self.by_id.iter().filter(|(_, producer)| producer.is_older(lsn)).map(|(&id, _)| id).collect();
+        let mut ids: Vec<_> =
+            self.by_id.iter().filter(|(_, producer)| producer.is_older(lsn)).map(|(&id, _)| id).collect();
         ids.sort_unstable();
         let mut out = vec![VERSION];
         put_count(&mut out, ids.len());

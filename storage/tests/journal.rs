@@ -56,7 +56,8 @@ struct Ledger {
 
 /// Opens the journal, checks what it holds against the ledger, and appends `groups` groups of one to three edits.
 async fn work(runtime: SimRuntime, ledger: Rc<RefCell<Ledger>>, groups: u64) {
-    let (mut journal, recovered) = Journal::open(runtime.clone(), DIR.into(), PREFIX).await.expect("no damage, no refusal");
+    let (mut journal, recovered) =
+        Journal::open(runtime.clone(), DIR.into(), PREFIX).await.expect("no damage, no refusal");
     check_older_files_said_no_less(&runtime, &recovered).await;
     let mut state = State::replay(recovered);
     assert_eq!(journal.edits(), state.last);
@@ -160,6 +161,29 @@ fn the_file(simulation: &Simulation, node: NodeId) -> String {
 }
 
 #[test]
+fn what_was_opened_stays() {
+    for seed in seeds(3) {
+        // A kill while the journal's first file is begun: it takes some thirty steps.
+        for step in 1..30 {
+            let simulation = Simulation::new(seed);
+            let node = simulation.add_node();
+            simulation.disk(node).crash_at_step(step, Crash::Kill);
+            let killed = run(&simulation, node, &Rc::default(), 6);
+            assert!(matches!(killed, Err(RunError::Crashed { .. })));
+            let log_id = || {
+                let opened =
+                    simulation.block_on(node, async |runtime| Journal::open(runtime, DIR.into(), PREFIX).await);
+                let (journal, recovered) = opened.expect("no crash").expect("no damage");
+                recovered.map(|_| journal.log_id())
+            };
+            let opened = log_id();
+            simulation.crash(node, Crash::PowerCut);
+            assert!(opened.is_none() || log_id() == opened, "step {step}");
+        }
+    }
+}
+
+#[test]
 fn opening_changes_nothing() {
     let simulation = Simulation::new(1);
     let node = simulation.add_node();
@@ -204,7 +228,8 @@ fn damage_below_a_valid_group_is_corruption_and_named() {
         // In the log id, salt, LSN, length, what the header keeps free, and the first entry or its directory.
         for byte in [10, 25, 33, 50, 70, 75] {
             let position = block * BLOCK_BYTES;
-            let (file, opened) = open_damaged(|simulation, node, file| simulation.disk(node).flip_byte(file, position + byte));
+            let (file, opened) =
+                open_damaged(|simulation, node, file| simulation.disk(node).flip_byte(file, position + byte));
             check_corrupt(opened, &file, position);
         }
     }
@@ -246,14 +271,16 @@ fn damage_above_the_last_edit_is_a_torn_tail() {
     let marker = LAST_MARKER_BLOCK * BLOCK_BYTES;
     let (_, opened) = open_damaged(|simulation, node, file| simulation.disk(node).flip_byte(file, marker + 33));
     assert_eq!(opened.expect("a torn marker is no loss"), State { last: 9 });
-    let (_, opened) = open_damaged(|simulation, node, file| simulation.disk(node).damage_len(file, marker - BLOCK_BYTES + 512));
+    let (_, opened) =
+        open_damaged(|simulation, node, file| simulation.disk(node).damage_len(file, marker - BLOCK_BYTES + 512));
     assert_eq!(opened.expect("a group cut short is a torn tail"), State { last: 7 });
 }
 
 #[test]
 fn a_later_version_is_refused_untouched() {
     for block in GROUP_BLOCKS {
-        let (_, opened) = open_damaged(|simulation, node, file| simulation.disk(node).flip_byte(file, block * BLOCK_BYTES + 4));
+        let (_, opened) =
+            open_damaged(|simulation, node, file| simulation.disk(node).flip_byte(file, block * BLOCK_BYTES + 4));
         let error = opened.expect_err("nobody knows what a later version means");
         assert!(matches!(error, OpenError::Unsupported { position, .. } if position == block * BLOCK_BYTES), "{error}");
     }
@@ -278,7 +305,8 @@ fn an_older_file_is_as_good_as_a_damaged_newer_one() {
     disk.flip_byte(&newer, BLOCK_BYTES + 75);
     assert_eq!(open(&simulation, node).expect("the older file is whole"), State { last: 9 });
     let appended = simulation.block_on(node, async |runtime| {
-        let (mut journal, recovered) = Journal::open(runtime, DIR.into(), PREFIX).await.expect("the older file is whole");
+        let (mut journal, recovered) =
+            Journal::open(runtime, DIR.into(), PREFIX).await.expect("the older file is whole");
         journal.replace(&State::replay(recovered).snapshot()).await?;
         journal.append(&[State::edit(10)]).await
     });
@@ -289,7 +317,9 @@ fn an_older_file_is_as_good_as_a_damaged_newer_one() {
 
 #[test]
 fn after_a_failed_write_nothing_is_written_any_more() {
-    for (op, nth) in [(OpKind::Write, 1), (OpKind::Write, 2), (OpKind::Write, 5), (OpKind::Sync, 1), (OpKind::Rename, 1)] {
+    for (op, nth) in
+        [(OpKind::Write, 1), (OpKind::Write, 2), (OpKind::Write, 5), (OpKind::Sync, 1), (OpKind::Rename, 1)]
+    {
         for reached in [Reached::Nothing, Reached::Part, Reached::All] {
             let simulation = Simulation::new(nth);
             let node = simulation.add_node();
