@@ -74,13 +74,14 @@ pub trait Runtime: Clone + 'static {
     /// `NotFound`, `AlreadyExists` (with [`OpenMode::CreateNew`]) and whatever the system reports.
     async fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Self::File>;
 
-    /// Lists the plain files of a directory, in no particular order.
+    /// Lists the plain files of a directory, `LOCK` among them, in no particular order.
     async fn list_dir(&self, path: &Path) -> std::io::Result<Vec<DirEntry>>;
 
     /// Creates a directory and its missing parents, durably.
     async fn create_dir_all(&self, path: &Path) -> std::io::Result<()>;
 
-    /// Renames a file, replacing what has the new name. Durable after [`Self::sync_dir`] of the directory.
+    /// Renames a file, replacing what has the new name. Durable after [`Self::sync_dir`] of its directory, and of the
+    /// other one if it moves.
     async fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()>;
 
     /// Removes a file. Durable after [`Self::sync_dir`] of its directory.
