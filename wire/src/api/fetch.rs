@@ -244,3 +244,54 @@ impl Lost {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: PartitionRow<'_> = PartitionRow {
+        partition: PartitionId(9),
+        error: ErrorCode::None,
+        reason: "",
+        log_start_offset: 0,
+        high_watermark: 0,
+        log_end_offset: 0,
+        lost: None,
+        batch_bytes: 3,
+    };
+
+    fn body(rows: &[PartitionRow<'_>], tail: &[u8]) -> Vec<u8> {
+        let mut body = Vec::new();
+        ResponseHead { partitions: rows.into() }.encode_fields(0, &mut Writer::new(&mut body));
+        body.extend_from_slice(tail);
+        body
+    }
+
+    #[test]
+    fn lengths_that_do_not_add_up_are_refused() {
+        for tail in [&b"abcde"[..], b"abcdefg", b""] {
+            let error = Response::decode(0, &body(&[ROW, ROW], tail)).unwrap_err();
+            assert_eq!(error.problem, Problem::Sum { expected: 6, found: tail.len() });
+        }
+        let body = body(&[ROW, ROW], b"abcdef");
+        let batches: Vec<_> = Response::decode(0, &body).unwrap().partitions().map(|(_, batches)| batches).collect();
+        assert_eq!(batches, [b"abc", b"def"]);
+    }
+
+    #[test]
+    fn a_loss_has_one_way_to_be_written() {
+        let check = |from, to, expected| {
+            let mut body = body(&[PartitionRow { batch_bytes: 0, ..ROW }], b"");
+            let lost_position = body.len() - 20;
+            body[lost_position..][..8].copy_from_slice(&u64::to_le_bytes(from));
+            body[lost_position + 8..][..8].copy_from_slice(&u64::to_le_bytes(to));
+            let lost = Response::decode(0, &body).map(|response| response.partitions().next().unwrap().0.lost);
+            assert_eq!(lost.ok(), expected, "{from} to {to}");
+        };
+        check(0, 0, Some(None));
+        check(0, 1, Some(Some(Lost { from: 0, to: 1 })));
+        check(5, 5, None);
+        check(6, 5, None);
+        check(1, 0, None);
+    }
+}

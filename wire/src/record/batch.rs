@@ -1,34 +1,14 @@
-//! Record batch v2: the 61-byte header, a checked view of a whole batch, and the two fields a broker overwrites.
+//! A batch as a whole: a view of someone's bytes, and everything that is checked about it.
 //!
-//! ```text
-//!  0 base offset     i64   not covered by the CRC: the broker's
-//!  8 length          i32   bytes after this field
-//! 12 leader epoch    i32   not covered by the CRC: the broker's
-//! 16 magic           i8    2
-//! 17 crc             u32   CRC-32C of all that follows
-//! 21 attributes      i16   codec 0-2, log append time 3, transactional 4, control 5, delete horizon 6
-//! 23 last offset delta i32
-//! 27 base timestamp  i64   milliseconds since 1970
-//! 35 max timestamp   i64
-//! 43 producer id     i64   -1: not idempotent
-//! 51 producer epoch  i16
-//! 53 base sequence   i32
-//! 57 record count    i32
-//! 61 records
-//! ```
-//!
-//! All big-endian; the layout is Kafka's (KIP-98), which has not changed since 2017. The hard idea: because the CRC starts
-//! behind the leader epoch, a batch is placed in a partition by overwriting twelve bytes in place, and stays the producer's.
+//! The hard idea: checks come in three depths, each paid for where it is needed. Parsing looks at the header only, which is
+//! enough to step over a batch; a stored one is verified by its CRC; a producer's byte by byte, before it is anyone's problem.
 
 use thiserror::Error;
 
-use super::record::{RecordError, Records};
-
-/// Bytes of a batch before its first record.
-pub const HEADER_BYTES: usize = 61;
-
-/// The leader epoch of a batch that no leader has placed yet.
-pub const NO_LEADER_EPOCH: i32 = -1;
+use super::{
+    batch_header::{Attributes, BatchHeader, Codec, HEADER_BYTES, Producer, position},
+    record::{RecordError, Records},
+};
 
 /// Bytes up to and including the length field, which does not count them.
 const LENGTH_END: usize = 12;
@@ -39,37 +19,7 @@ const LENGTH_MIN: usize = HEADER_BYTES - LENGTH_END;
 /// The only record layout there is; 0 and 1 ended with Kafka 0.11.
 const MAGIC: i8 = 2;
 
-/// Where each field of the header lies.
-pub mod position {
-    /// Base offset, i64.
-    pub const BASE_OFFSET: usize = 0;
-    /// Bytes after this field, i32.
-    pub const LENGTH: usize = 8;
-    /// Leader epoch, i32.
-    pub const LEADER_EPOCH: usize = 12;
-    /// Version of the layout, i8.
-    pub const MAGIC: usize = 16;
-    /// CRC-32C of everything from [`ATTRIBUTES`] on, u32.
-    pub const CRC: usize = 17;
-    /// Attribute bits, i16: the first field under the CRC.
-    pub const ATTRIBUTES: usize = 21;
-    /// Last offset minus base offset, i32.
-    pub const LAST_OFFSET_DELTA: usize = 23;
-    /// Timestamp of the first record, i64.
-    pub const BASE_TIMESTAMP: usize = 27;
-    /// Largest timestamp, i64.
-    pub const MAX_TIMESTAMP: usize = 35;
-    /// Producer id, i64.
-    pub const PRODUCER_ID: usize = 43;
-    /// Producer epoch, i16.
-    pub const PRODUCER_EPOCH: usize = 51;
-    /// Sequence number of the first record, i32.
-    pub const BASE_SEQUENCE: usize = 53;
-    /// Number of records, i32.
-    pub const RECORD_COUNT: usize = 57;
-}
-
-const _: () = assert!(position::RECORD_COUNT + 4 == HEADER_BYTES && position::LENGTH + 4 == LENGTH_END);
+const _: () = assert!(position::LENGTH + 4 == LENGTH_END);
 
 /// Why bytes are not a batch, or not one that may be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -160,187 +110,6 @@ pub enum BatchError {
     },
 }
 
-/// How the records of a batch are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Codec {
-    /// As they are.
-    None = 0,
-    /// Gzip.
-    Gzip = 1,
-    /// Snappy, in the framing of the Java library.
-    Snappy = 2,
-    /// LZ4 frames.
-    Lz4 = 3,
-    /// Zstandard.
-    Zstd = 4,
-}
-
-/// The attribute bits of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Attributes(pub i16);
-
-impl Attributes {
-    const CODEC_MASK: i16 = 0b111;
-    const LOG_APPEND_TIME: i16 = 1 << 3;
-    const TRANSACTIONAL: i16 = 1 << 4;
-    const CONTROL: i16 = 1 << 5;
-
-    /// The codec, or the number that stands in its place.
-    #[inline]
-    pub fn codec(self) -> Result<Codec, BatchError> {
-        match self.0 & Self::CODEC_MASK {
-            0 => Ok(Codec::None),
-            1 => Ok(Codec::Gzip),
-            2 => Ok(Codec::Snappy),
-            3 => Ok(Codec::Lz4),
-            4 => Ok(Codec::Zstd),
-            unknown => Err(BatchError::UnknownCodec { found: unknown as u8 }),
-        }
-    }
-
-    /// Whether the broker set the timestamps: then every record has the batch's max timestamp.
-    #[inline]
-    pub fn is_log_append_time(self) -> bool {
-        self.0 & Self::LOG_APPEND_TIME != 0
-    }
-
-    /// Whether the batch is part of a transaction.
-    #[inline]
-    pub fn is_transactional(self) -> bool {
-        self.0 & Self::TRANSACTIONAL != 0
-    }
-
-    /// Whether the batch is a marker written by a broker, which consumers skip.
-    #[inline]
-    pub fn is_control(self) -> bool {
-        self.0 & Self::CONTROL != 0
-    }
-}
-
-/// Who made a batch, and which it is of theirs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Producer {
-    /// Given out by InitProducer; -1 where the producer is not idempotent.
-    pub id: i64,
-    /// Raised each time the producer starts anew under the same id.
-    pub epoch: i16,
-    /// Sequence number of the batch's first record in its partition; after `i32::MAX` comes 0.
-    pub base_sequence: i32,
-}
-
-impl Producer {
-    /// A producer that is not idempotent.
-    pub const NONE: Self = Self { id: -1, epoch: -1, base_sequence: -1 };
-
-    /// Whether repeats of the batch can be told from new ones.
-    #[inline]
-    pub fn is_idempotent(self) -> bool {
-        self.id >= 0
-    }
-
-    /// The sequence number `delta` records after the first.
-    #[inline]
-    pub fn sequence_after(self, delta: i32) -> i32 {
-        const NUMBERS: i64 = 1 << 31;
-        ((i64::from(self.base_sequence) + i64::from(delta)) % NUMBERS) as i32
-    }
-}
-
-/// Every field of a batch's header, as it stands there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchHeader {
-    /// Offset of the first record. Producers send 0; whatever they send is overwritten.
-    pub base_offset: u64,
-    /// Bytes of the batch behind the length field: all but twelve.
-    pub length: i32,
-    /// Epoch of the leader that placed the batch; [`NO_LEADER_EPOCH`] before.
-    pub leader_epoch: i32,
-    /// Version of the layout: 2.
-    pub magic: i8,
-    /// CRC-32C over everything from the attributes on.
-    pub crc: u32,
-    /// Codec and flags.
-    pub attributes: Attributes,
-    /// Last offset minus base offset.
-    pub last_offset_delta: i32,
-    /// Timestamp of the first record, milliseconds since 1970.
-    pub base_timestamp_ms: i64,
-    /// Largest timestamp of the batch, milliseconds since 1970.
-    pub max_timestamp_ms: i64,
-    /// Producer id, epoch and base sequence.
-    pub producer: Producer,
-    /// Number of records: fewer than there are offsets once keys were compacted.
-    pub record_count: i32,
-}
-
-impl BatchHeader {
-    /// Reads the fields without judging any.
-    #[inline]
-    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Self {
-        Self {
-            base_offset: u64::from_be_bytes(field(bytes, position::BASE_OFFSET)),
-            length: i32::from_be_bytes(field(bytes, position::LENGTH)),
-            leader_epoch: i32::from_be_bytes(field(bytes, position::LEADER_EPOCH)),
-            magic: i8::from_be_bytes(field(bytes, position::MAGIC)),
-            crc: u32::from_be_bytes(field(bytes, position::CRC)),
-            attributes: Attributes(i16::from_be_bytes(field(bytes, position::ATTRIBUTES))),
-            last_offset_delta: i32::from_be_bytes(field(bytes, position::LAST_OFFSET_DELTA)),
-            base_timestamp_ms: i64::from_be_bytes(field(bytes, position::BASE_TIMESTAMP)),
-            max_timestamp_ms: i64::from_be_bytes(field(bytes, position::MAX_TIMESTAMP)),
-            producer: Producer {
-                id: i64::from_be_bytes(field(bytes, position::PRODUCER_ID)),
-                epoch: i16::from_be_bytes(field(bytes, position::PRODUCER_EPOCH)),
-                base_sequence: i32::from_be_bytes(field(bytes, position::BASE_SEQUENCE)),
-            },
-            record_count: i32::from_be_bytes(field(bytes, position::RECORD_COUNT)),
-        }
-    }
-
-    /// The bytes of the header.
-    pub fn encode(&self) -> [u8; HEADER_BYTES] {
-        let mut bytes = [0; HEADER_BYTES];
-        put(&mut bytes, position::BASE_OFFSET, self.base_offset.to_be_bytes());
-        put(&mut bytes, position::LENGTH, self.length.to_be_bytes());
-        put(&mut bytes, position::LEADER_EPOCH, self.leader_epoch.to_be_bytes());
-        put(&mut bytes, position::MAGIC, self.magic.to_be_bytes());
-        put(&mut bytes, position::CRC, self.crc.to_be_bytes());
-        put(&mut bytes, position::ATTRIBUTES, self.attributes.0.to_be_bytes());
-        put(&mut bytes, position::LAST_OFFSET_DELTA, self.last_offset_delta.to_be_bytes());
-        put(&mut bytes, position::BASE_TIMESTAMP, self.base_timestamp_ms.to_be_bytes());
-        put(&mut bytes, position::MAX_TIMESTAMP, self.max_timestamp_ms.to_be_bytes());
-        put(&mut bytes, position::PRODUCER_ID, self.producer.id.to_be_bytes());
-        put(&mut bytes, position::PRODUCER_EPOCH, self.producer.epoch.to_be_bytes());
-        put(&mut bytes, position::BASE_SEQUENCE, self.producer.base_sequence.to_be_bytes());
-        put(&mut bytes, position::RECORD_COUNT, self.record_count.to_be_bytes());
-        bytes
-    }
-
-    /// Bytes of the whole batch, as far as the length field can be believed.
-    fn batch_bytes(&self) -> Result<usize, BatchError> {
-        match usize::try_from(self.length) {
-            Ok(length) if length >= LENGTH_MIN => Ok(LENGTH_END + length),
-            _ => Err(BatchError::Length { found: self.length }),
-        }
-    }
-
-    /// The checks that hold for every batch, whoever wrote it.
-    fn check(&self) -> Result<(), BatchError> {
-        if self.magic != MAGIC {
-            return Err(BatchError::Magic { found: self.magic });
-        }
-        let offsets = i64::from(self.last_offset_delta) + 1;
-        if self.last_offset_delta < 0 || self.record_count < 0 || i64::from(self.record_count) > offsets {
-            return Err(self.record_count_error());
-        }
-        self.attributes.codec().map(|_| ())
-    }
-
-    fn record_count_error(&self) -> BatchError {
-        BatchError::RecordCount { record_count: self.record_count, last_offset_delta: self.last_offset_delta }
-    }
-}
-
 /// One whole batch in someone's bytes. Its header was checked; its CRC and records are checked by the `verify_*` methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch<'a> {
@@ -361,8 +130,8 @@ impl<'a> Batch<'a> {
         };
         let header = BatchHeader::decode(head);
         // The magic lies where it always lay, so a batch of another layout is called that, not a bad length.
-        header.check()?;
-        let bytes_needed = header.batch_bytes()?;
+        check_header(&header)?;
+        let bytes_needed = batch_bytes(&header)?;
         match bytes.get(..bytes_needed) {
             Some(bytes) => Ok(Self { header, bytes }),
             None => Err(BatchError::Truncated { bytes_needed, bytes_found }),
@@ -384,8 +153,9 @@ impl<'a> Batch<'a> {
     /// will be able to read. How large a batch may be and what its sequence number must be is the caller's to check.
     pub fn verify_for_produce(&self) -> Result<(), BatchError> {
         let header = &self.header;
-        if header.record_count < 1 || header.record_count - 1 != header.last_offset_delta {
-            return Err(header.record_count_error());
+        // Neither is negative, so this also refuses a batch without records.
+        if header.record_count - 1 != header.last_offset_delta {
+            return Err(record_count_error(header));
         }
         if header.attributes.is_control() {
             return Err(BatchError::Control);
@@ -560,44 +330,37 @@ impl<'a> Iterator for Batches<'a> {
     }
 }
 
-/// Places a batch in its partition: overwrites its base offset, which the CRC does not cover.
-///
-/// # Panics
-/// When `batch` is shorter than a header or `base_offset` is above `i64::MAX`.
-#[inline]
-pub fn patch_base_offset(batch: &mut [u8], base_offset: u64) {
-    assert!(base_offset <= i64::MAX as u64, "base offset {base_offset} does not fit a record batch");
-    overwrite(batch, position::BASE_OFFSET, base_offset.to_be_bytes());
+/// What holds for every batch, whoever wrote it.
+fn check_header(header: &BatchHeader) -> Result<(), BatchError> {
+    if header.magic != MAGIC {
+        return Err(BatchError::Magic { found: header.magic });
+    }
+    let offsets = i64::from(header.last_offset_delta) + 1;
+    if header.last_offset_delta < 0 || header.record_count < 0 || i64::from(header.record_count) > offsets {
+        return Err(record_count_error(header));
+    }
+    match header.attributes.codec() {
+        Some(_) => Ok(()),
+        None => Err(BatchError::UnknownCodec { found: header.attributes.codec_number() }),
+    }
 }
 
-/// Says which leader placed a batch: overwrites its leader epoch, which the CRC does not cover.
-///
-/// # Panics
-/// When `batch` is shorter than a header.
-#[inline]
-pub fn patch_leader_epoch(batch: &mut [u8], leader_epoch: i32) {
-    overwrite(batch, position::LEADER_EPOCH, leader_epoch.to_be_bytes());
+fn record_count_error(header: &BatchHeader) -> BatchError {
+    BatchError::RecordCount { record_count: header.record_count, last_offset_delta: header.last_offset_delta }
 }
 
-fn overwrite<const N: usize>(batch: &mut [u8], position: usize, value: [u8; N]) {
-    let header = batch.first_chunk_mut().expect("a batch is at least its header");
-    put(header, position, value);
-}
-
-#[inline]
-fn field<const N: usize>(header: &[u8; HEADER_BYTES], position: usize) -> [u8; N] {
-    *header[position..].first_chunk().expect("every field lies inside the header")
-}
-
-#[inline]
-fn put<const N: usize>(header: &mut [u8; HEADER_BYTES], position: usize, value: [u8; N]) {
-    header[position..position + N].copy_from_slice(&value);
+/// Bytes of the whole batch, as far as its length field can be believed.
+fn batch_bytes(header: &BatchHeader) -> Result<usize, BatchError> {
+    match usize::try_from(header.length) {
+        Ok(length) if length >= LENGTH_MIN => Ok(LENGTH_END + length),
+        _ => Err(BatchError::Length { found: header.length }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::BatchBuilder;
+    use crate::record::{BatchBuilder, batch_header::overwrite, patch_base_offset, patch_leader_epoch};
 
     const PRODUCER: Producer = Producer { id: 7, epoch: 1, base_sequence: 40 };
 
@@ -701,6 +464,22 @@ mod tests {
     }
 
     #[test]
+    fn compaction_leaves_fewer_records_than_offsets_and_never_more() {
+        let check = |record_count: i32, last_offset_delta: i32, allowed: bool| {
+            let batch = with(batch_of(&["a"], PRODUCER), position::RECORD_COUNT, record_count.to_be_bytes());
+            let batch = with(batch, position::LAST_OFFSET_DELTA, last_offset_delta.to_be_bytes());
+            assert_eq!(Batch::parse(&batch).is_ok(), allowed, "{record_count} records, {last_offset_delta}");
+        };
+        check(1, 4, true);
+        check(0, 4, true);
+        check(5, 4, true);
+        check(6, 4, false);
+        check(-1, 4, false);
+        check(0, -1, false);
+        check(i32::MAX, i32::MAX, true);
+    }
+
+    #[test]
     fn refused_by_producer_fields() {
         let check = |id, epoch, base_sequence, transactional| {
             let producer = Producer { id, epoch, base_sequence };
@@ -735,14 +514,6 @@ mod tests {
         let batch = Batch::parse_one(&batch).unwrap();
         assert_eq!(batch.verify_for_produce(), Ok(()));
         assert_eq!(batch.records().err(), Some(BatchError::Compressed { codec: Codec::Zstd }));
-    }
-
-    #[test]
-    fn sequence_numbers_wrap_to_zero() {
-        let producer = Producer { id: 1, epoch: 0, base_sequence: i32::MAX - 1 };
-        assert_eq!(producer.sequence_after(1), i32::MAX);
-        assert_eq!(producer.sequence_after(2), 0);
-        assert_eq!(producer.sequence_after(i32::MAX), i32::MAX - 2);
     }
 
     #[test]

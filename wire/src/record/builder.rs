@@ -6,7 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use super::batch::{Attributes, BatchHeader, HEADER_BYTES, NO_LEADER_EPOCH, Producer, position};
+use super::batch_header::{Attributes, BatchHeader, HEADER_BYTES, NO_LEADER_EPOCH, Producer, position};
 use super::record::Header;
 use crate::varint;
 

@@ -4,13 +4,15 @@
 //! holds at the consumer. [`Batch`] is a view of someone's bytes, [`Record`] a view into a batch, [`BatchBuilder`] makes them.
 
 mod batch;
+mod batch_header;
 mod builder;
 #[expect(clippy::module_inception, reason = "a record lives in the folder of records")]
 mod record;
 
-pub use batch::{
-    Attributes, Batch, BatchError, BatchHeader, Batches, Codec, HEADER_BYTES, NO_LEADER_EPOCH, Producer, position,
+pub use batch::{Batch, BatchError, Batches};
+pub use batch_header::{
+    Attributes, BatchHeader, Codec, HEADER_BYTES, NO_LEADER_EPOCH, Producer, patch_base_offset, patch_leader_epoch,
+    position,
 };
-pub use batch::{patch_base_offset, patch_leader_epoch};
 pub use builder::{AppendError, BatchBuilder};
 pub use record::{Header, Headers, Record, RecordError, Records};

@@ -11,7 +11,7 @@
 
 use thiserror::Error;
 
-use super::batch::{BatchError, BatchHeader};
+use super::{batch::BatchError, batch_header::BatchHeader};
 use crate::varint;
 
 /// What is wrong with a record's bytes.
