@@ -156,6 +156,21 @@ fn a_crash_resets_the_connections_of_its_node() {
 }
 
 #[test]
+fn a_crash_takes_nothing_back_from_a_connection_that_was_closed_before() {
+    let pair = Pair::connect(1);
+    let (client, server) = (pair.client.clone(), pair.server.clone());
+    let farewell = pair.outside.spawn(async move {
+        server.write_all(b"last").await.unwrap();
+        server.shutdown();
+    });
+    pair.simulation.run(&farewell).unwrap();
+    pair.simulation.crash(pair.node, Crash::PowerCut);
+    pair.simulation.run_for(Duration::from_secs(1)).unwrap();
+    let read = pair.outside.spawn(async move { read_exact(&client, 4).await });
+    assert_eq!(pair.simulation.run(&read).unwrap().unwrap(), b"last");
+}
+
+#[test]
 fn a_test_can_reset_connections() {
     let pair = Pair::connect(1);
     let reads = [pair.client.clone(), pair.server.clone()]

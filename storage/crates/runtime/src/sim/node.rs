@@ -52,7 +52,7 @@ pub(super) struct Node {
     pub(super) disk: Rc<Disk>,
     pub(super) memory: Rc<Memory>,
     pub(super) wall_clock_offset_ms: Cell<i64>,
-    /// Directories locked in this life.
+    /// Directories that a task holds locked.
     pub(super) locks: RefCell<BTreeSet<Rc<str>>>,
     life: Cell<Option<Life>>,
     program: RefCell<Option<Program>>,
@@ -117,7 +117,6 @@ impl Node {
         if let Some(life) = self.life.take() {
             self.network.crash(self.id);
             self.world.executor.close_group(life.group);
-            self.locks.borrow_mut().clear();
         }
         self.disk.crash(crash);
     }

@@ -33,8 +33,8 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { hash: Cell::new(seed), prints: std::env::var_os("STREAMBUS_TRACE").is_some() }
+    pub(super) fn new() -> Self {
+        Self { hash: Cell::new(0), prints: std::env::var_os("STREAMBUS_TRACE").is_some() }
     }
 
     pub(super) fn record(&self, event: Event) {

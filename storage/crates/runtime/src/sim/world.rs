@@ -33,7 +33,7 @@ impl World {
             rng: Rng::new(seed),
             clock: Clock::default(),
             executor: Executor::default(),
-            trace: Trace::new(seed),
+            trace: Trace::new(),
             crashes_due: RefCell::default(),
         }
     }

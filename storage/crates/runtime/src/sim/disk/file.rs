@@ -42,7 +42,7 @@ impl file::File for File {
     async fn read(&self, position: u64, len: usize) -> io::Result<Frozen> {
         let memory = Rc::clone(&self.0.memory);
         let op = Op { position, len: len as u64, ..Op::new(OpKind::Read) };
-        self.perform(op, None, move |at, inode| read(&at, inode, position, len, &memory)).await
+        self.perform(op, None, move |at, inode| read(at, inode, position, len, &memory)).await
     }
 
     async fn write_durable(&self, bytes: Frozen, position: u64) -> io::Result<()> {
@@ -111,7 +111,7 @@ impl File {
         op: Op,
         change: Change,
         durable: bool,
-        finish: impl FnOnce(Completing<'_>) -> io::Result<()> + 'static,
+        finish: impl FnOnce(&mut Completing<'_>) -> io::Result<()> + 'static,
     ) -> io::Result<()> {
         let end = change.end();
         let mutation = Mutation::Content { inode: self.0.inode, change, durable };
@@ -128,14 +128,14 @@ impl File {
         &self,
         op: Op,
         mutation: Option<Mutation>,
-        finish: impl FnOnce(Completing<'_>, Inode) -> io::Result<T> + 'static,
+        finish: impl FnOnce(&mut Completing<'_>, Inode) -> io::Result<T> + 'static,
     ) -> io::Result<T> {
         let Handle { disk, inode, life, .. } = &*self.0;
         let inode = *inode;
         assert_eq!(disk.life.get(), *life, "a file was used that was open when its node crashed");
         disk.image.borrow_mut().open(inode);
-        disk.perform(op, mutation, move |mut at| {
-            let result = finish(at.reborrow(), inode);
+        disk.perform(op, mutation, move |at| {
+            let result = finish(at, inode);
             at.image.close(inode);
             result
         })
@@ -166,7 +166,7 @@ fn read(at: &Completing<'_>, inode: Inode, position: u64, len: usize, memory: &R
     Ok(block.freeze(len))
 }
 
-fn write(mut at: Completing<'_>) -> io::Result<()> {
+fn write(at: &mut Completing<'_>) -> io::Result<()> {
     let Some(effect) = at.effect else { return at.apply() };
     let rng = &at.disk.world.rng;
     let Some(Mutation::Content { inode, mut change, mut durable }) = at.mutation.take() else {

@@ -124,22 +124,20 @@ struct Completing<'a> {
 }
 
 impl Completing<'_> {
-    fn reborrow(&mut self) -> Completing<'_> {
-        Completing { disk: self.disk, image: self.image, mutation: self.mutation.take(), effect: self.effect }
-    }
-
     /// Does what was in flight, under the fault.
-    fn apply(self) -> io::Result<()> {
+    fn apply(&mut self) -> io::Result<()> {
         self.under_fault(|image, mutation| image.complete(mutation.expect("the operation has a mutation")))
     }
 
     /// Carries out an operation that has no parts, under the fault.
-    fn under_fault<T>(self, operation: impl FnOnce(&mut Image, Option<Mutation>) -> io::Result<T>) -> io::Result<T> {
+    fn under_fault<T>(
+        &mut self,
+        operation: impl FnOnce(&mut Image, Option<Mutation>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let carry_out = || operation(self.image, self.mutation.take());
         match self.effect {
-            None => operation(self.image, self.mutation),
-            Some(Effect::Error(Reached::All)) => {
-                operation(self.image, self.mutation).and_then(|_| Err(fault::io_error()))
-            }
+            None => carry_out(),
+            Some(Effect::Error(Reached::All)) => carry_out().and_then(|_| Err(fault::io_error())),
             Some(Effect::NoSpace) => Err(fault::no_space()),
             Some(_) => Err(fault::io_error()),
         }
@@ -189,7 +187,7 @@ impl Disk {
         self: &Rc<Self>,
         op: Op,
         mutation: Option<Mutation>,
-        finish: impl FnOnce(Completing<'_>) -> io::Result<T> + 'static,
+        finish: impl FnOnce(&mut Completing<'_>) -> io::Result<T> + 'static,
     ) -> io::Result<T> {
         let (completer, completion) = completion();
         let number = self.next_op.replace(self.next_op.get() + 1);
@@ -198,7 +196,7 @@ impl Disk {
             let result = {
                 let image = &mut *disk.image.borrow_mut();
                 let mutation = image.end(number);
-                finish(Completing { disk, image, mutation, effect })
+                finish(&mut Completing { disk, image, mutation, effect })
             };
             completer.complete(result); // With nothing borrowed: an unwanted file closes here.
         });

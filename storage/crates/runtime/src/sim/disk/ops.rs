@@ -59,7 +59,7 @@ impl Disk {
 
     pub(in crate::sim) async fn create_dir_all(self: &Rc<Self>, path: &Path) -> io::Result<()> {
         let path = key(path);
-        let create = move |at: Completing<'_>| {
+        let create = move |at: &mut Completing<'_>| {
             at.under_fault(|image, _| {
                 image.names.create_dir_all(&path);
                 Ok(())
@@ -81,7 +81,7 @@ impl Disk {
     pub(in crate::sim) async fn sync_dir(self: &Rc<Self>, path: &Path) -> io::Result<()> {
         let path = key(path);
         let mark = self.image.borrow().names.mark();
-        let sync = move |at: Completing<'_>| {
+        let sync = move |at: &mut Completing<'_>| {
             at.under_fault(|image, _| {
                 image.names.complete_sync(&path, mark)?;
                 image.forget_unreachable();

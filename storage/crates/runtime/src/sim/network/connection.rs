@@ -201,12 +201,13 @@ impl Connection {
         farewell
     }
 
-    /// Marks the ends of `node` as gone, without a word to the peer.
-    pub(super) fn abandon(&mut self, node: NodeId) {
-        for own in self.ends.iter_mut().filter(|own| own.node == node) {
-            own.owner = Owner::Released;
-            own.forget_readable();
-        }
+    /// The owner of `end` crashed; true if the peer has yet to learn that nothing more will come.
+    pub(super) fn abandon(&mut self, end: usize) -> bool {
+        let own = &mut self.ends[end];
+        let was_open = own.owner == Owner::Open;
+        own.owner = Owner::Released;
+        own.forget_readable();
+        was_open
     }
 
     pub(super) fn is_released(&self) -> bool {

@@ -10,6 +10,8 @@
 //! after a crash (the reset stands for its restart).
 
 mod connection;
+mod cuts;
+mod delivery;
 mod stream;
 
 use std::{
@@ -27,11 +29,7 @@ use std::{
 pub use stream::{Listener, Socket, Stream};
 
 use self::connection::{Connection, Segment};
-use super::{
-    NodeId,
-    trace::{Event, digest},
-    world::World,
-};
+use super::{NodeId, world::World};
 
 /// How a network behaves.
 #[derive(Clone, Debug)]
@@ -105,55 +103,6 @@ impl EndId {
     }
 }
 
-/// What a test does to it.
-impl Network {
-    /// Changes how it behaves from now on.
-    pub fn set_options(&self, options: Options) {
-        self.options.replace(options);
-    }
-
-    /// Lets nothing more arrive that `from` sends to `to`.
-    pub fn cut(&self, from: NodeId, to: NodeId) {
-        self.state.borrow_mut().cuts.insert((from, to));
-    }
-
-    /// Cuts every way, in both directions, between a node of `some` and a node of `others`.
-    pub fn partition(&self, some: &[NodeId], others: &[NodeId]) {
-        for (&one, &other) in some.iter().flat_map(|one| others.iter().map(move |other| (one, other))) {
-            self.cut(one, other);
-            self.cut(other, one);
-        }
-    }
-
-    /// Ends the cut from `from` to `to`; what waited is delivered.
-    pub fn heal(self: &Rc<Self>, from: NodeId, to: NodeId) {
-        self.state.borrow_mut().cuts.remove(&(from, to));
-        self.deliver_stalled();
-    }
-
-    /// Ends every cut.
-    pub fn heal_all(self: &Rc<Self>) {
-        self.state.borrow_mut().cuts.clear();
-        self.deliver_stalled();
-    }
-
-    /// Resets all connections between two nodes, as a firewall that lost its state does.
-    pub fn reset(&self, one: NodeId, other: NodeId) {
-        let mut state = self.state.borrow_mut();
-        for connection in state.connections.values_mut() {
-            let nodes = connection.nodes();
-            if nodes == [one, other] || nodes == [other, one] {
-                connection.reset();
-            }
-        }
-    }
-
-    /// How many connections are open at one end at least.
-    pub fn connections(&self) -> usize {
-        self.state.borrow().connections.len()
-    }
-}
-
 /// What nodes ask for.
 impl Network {
     pub(super) fn new(world: Rc<World>, options: Options) -> Self {
@@ -210,10 +159,8 @@ impl Network {
         let mut orphans = Vec::new();
         for (&connection, both) in &mut state.connections {
             let nodes = both.nodes();
-            if nodes.contains(&node) {
-                both.abandon(node);
-                orphans.extend((0..2).filter(|&end| nodes[end] == node).map(|end| EndId { connection, end }));
-            }
+            let own = (0..2).filter(|&end| nodes[end] == node);
+            orphans.extend(own.filter(|&end| both.abandon(end)).map(|end| EndId { connection, end }));
         }
         drop(state);
         for orphan in orphans {
@@ -260,60 +207,6 @@ impl Network {
         Ok(end)
     }
 
-    /// Sends a segment from `end` to its peer.
-    fn send(self: &Rc<Self>, end: EndId, segment: Segment) {
-        let mut state = self.state.borrow_mut();
-        let Some(connection) = state.connections.get_mut(&end.connection) else { return };
-        let [from, to] = connection.way(end.end);
-        let (len, digest) = (segment.len(), digest(segment.bytes()));
-        self.world.trace.record(Event::Send { connection: end.connection, end: end.end, len, digest });
-        let at_ns = connection.send(end.end, segment, self.world.clock.now_ns() + self.delay_ns(from, to));
-        drop(state);
-        self.schedule_delivery(end.peer(), at_ns);
-    }
-
-    fn schedule_delivery(self: &Rc<Self>, end: EndId, at_ns: u64) {
-        let network = Rc::clone(self);
-        self.world.clock.schedule(at_ns, move || network.deliver(end));
-    }
-
-    /// Lets the next segment on its way to `end` arrive, unless the way is cut.
-    fn deliver(self: &Rc<Self>, end: EndId) {
-        let mut state = self.state.borrow_mut();
-        let State { connections, cuts, .. } = &mut *state;
-        let Some(connection) = connections.get_mut(&end.connection) else { return };
-        let [from, to] = connection.way(end.peer().end);
-        if cuts.contains(&(from, to)) {
-            connection.stall(end.end);
-            return;
-        }
-        let len = connection.deliver(end.end);
-        self.world.trace.record(Event::Deliver { connection: end.connection, end: end.end, len });
-        if connection.refuses(end.end) && len > 0 {
-            drop(state);
-            self.send(end, Segment::Reset);
-        }
-    }
-
-    fn deliver_stalled(self: &Rc<Self>) {
-        let mut state = self.state.borrow_mut();
-        let State { connections, cuts, .. } = &mut *state;
-        let mut due = Vec::new();
-        for (&connection, both) in connections {
-            for end in 0..2 {
-                let [from, to] = both.way(1 - end);
-                if !cuts.contains(&(from, to)) {
-                    let stalled = both.take_stalled(end);
-                    due.extend((0..stalled).map(|_| (EndId { connection, end }, from, to)));
-                }
-            }
-        }
-        drop(state);
-        for (end, from, to) in due {
-            self.schedule_delivery(end, self.world.clock.now_ns() + self.delay_ns(from, to));
-        }
-    }
-
     /// Closes an end for good.
     fn release(self: &Rc<Self>, end: EndId) {
         let mut state = self.state.borrow_mut();
@@ -338,19 +231,6 @@ impl Network {
 
     fn with<T>(&self, end: EndId, action: impl FnOnce(&mut Connection) -> T) -> Option<T> {
         self.state.borrow_mut().connections.get_mut(&end.connection).map(action)
-    }
-
-    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.state.borrow().cuts.contains(&(from, to))
-    }
-
-    fn delay_ns(&self, from: NodeId, to: NodeId) -> u64 {
-        let options = self.options.borrow();
-        if from == to {
-            return self.world.rng.within(options.loopback_delay_ns.clone());
-        }
-        let late_ns = if self.world.rng.one_in(options.lost_one_in) { options.retransmit_ns } else { 0 };
-        self.world.rng.within(options.delay_ns.clone()) + late_ns
     }
 
     fn free_port(&self, node: NodeId, state: &State) -> u16 {
