@@ -105,10 +105,10 @@ pub struct Producers {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Producer {
     epoch: i16,
-    /// How many of `batches` count.
-    len: u8,
-    /// Oldest first.
+    /// A ring: `len` batches, the newest in front of `next`.
     batches: [Batch; BATCHES_PER_PRODUCER],
+    next: u8,
+    len: u8,
     last_used: Instant,
 }
 
@@ -190,11 +190,10 @@ impl Producers {
     /// Forgets the batches from `next_offset` on: the partition was truncated there.
     pub fn truncate(&mut self, next_offset: u64) {
         self.by_id.retain(|_, producer| {
-            let kept = producer.batches().iter().filter(|batch| batch.base_offset < next_offset).count();
-            let whole = kept == producer.batches().len();
-            producer.len = kept as u8;
+            let gone = producer.batches().filter(|batch| batch.base_offset >= next_offset).count();
+            producer.pop(gone);
             // One whose batches are all gone may have older ones in the log, so any sequence may be next.
-            whole || kept > 0
+            gone == 0 || producer.len > 0
         });
     }
 
@@ -238,11 +237,19 @@ impl Producer {
     const BYTES_MIN: usize = 11;
 
     fn new(epoch: i16, now: Instant) -> Self {
-        Self { epoch, len: 0, batches: [Batch::default(); BATCHES_PER_PRODUCER], last_used: now }
+        Self { epoch, batches: [Batch::default(); BATCHES_PER_PRODUCER], next: 0, len: 0, last_used: now }
     }
 
-    fn batches(&self) -> &[Batch] {
-        &self.batches[..usize::from(self.len)]
+    /// The batches, oldest first.
+    fn batches(&self) -> impl Iterator<Item = &Batch> + Clone {
+        let oldest = usize::from(self.next) + BATCHES_PER_PRODUCER - usize::from(self.len);
+        (oldest..oldest + usize::from(self.len)).map(|index| &self.batches[index % BATCHES_PER_PRODUCER])
+    }
+
+    #[inline]
+    fn last(&self) -> Option<&Batch> {
+        let newest = (usize::from(self.next) + BATCHES_PER_PRODUCER - 1) % BATCHES_PER_PRODUCER;
+        (self.len > 0).then(|| &self.batches[newest])
     }
 
     #[inline]
@@ -251,16 +258,16 @@ impl Producer {
         if epoch < self.epoch {
             return Err(SequenceError::StaleEpoch { producer_id, current: self.epoch, found: epoch });
         }
-        let expected = match self.batches() {
+        let expected = match self.last() {
             _ if epoch > self.epoch => 0,
-            [] => return Ok(Verdict::Append),
-            [.., last] => last.next_sequence(),
+            None => return Ok(Verdict::Append),
+            Some(last) => last.next_sequence(),
         };
         if base_sequence == expected {
             return Ok(Verdict::Append);
         }
         let same = |known: &&Batch| known.base_sequence == base_sequence && known.record_count == record_count;
-        match self.batches().iter().find(same) {
+        match self.batches().find(same) {
             Some(known) if epoch == self.epoch => {
                 Ok(Verdict::Duplicate { base_offset: known.base_offset, lsn: known.lsn })
             }
@@ -270,21 +277,24 @@ impl Producer {
 
     #[inline]
     fn push(&mut self, batch: Batch) {
-        if usize::from(self.len) == BATCHES_PER_PRODUCER {
-            self.batches.copy_within(1.., 0);
-            self.len -= 1;
-        }
-        self.batches[usize::from(self.len)] = batch;
-        self.len += 1;
+        self.batches[usize::from(self.next)] = batch;
+        self.next = (self.next + 1) % BATCHES_PER_PRODUCER as u8;
+        self.len = (self.len + 1).min(BATCHES_PER_PRODUCER as u8);
+    }
+
+    /// Takes the newest `count` batches away.
+    fn pop(&mut self, count: usize) {
+        self.next = (self.next + BATCHES_PER_PRODUCER as u8 - count as u8) % BATCHES_PER_PRODUCER as u8;
+        self.len -= count as u8;
     }
 
     /// Whether there is something to tell of it up to group `lsn`. One that began later comes back by replay.
     fn is_older(&self, lsn: u64) -> bool {
-        self.batches().first().is_none_or(|oldest| oldest.lsn <= lsn)
+        self.batches().next().is_none_or(|oldest| oldest.lsn <= lsn)
     }
 
     fn encode(&self, id: i64, lsn: u64, out: &mut Vec<u8>) {
-        let known = self.batches().iter().filter(|batch| batch.lsn <= lsn);
+        let known = self.batches().filter(|batch| batch.lsn <= lsn);
         out.extend_from_slice(&id.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
         out.push(known.clone().count() as u8);
@@ -318,5 +328,213 @@ impl Batch {
     fn next_sequence(&self) -> i32 {
         // Of 2^31 numbers, so in unsigned arithmetic the sum cannot overflow and the mask wraps it.
         ((self.base_sequence as u32).wrapping_add(self.record_count as u32) & i32::MAX as u32) as i32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: Instant = Instant::from_nanos(0);
+
+    fn sequence(epoch: i16, base_sequence: i32, record_count: i32) -> Sequence {
+        Sequence { producer_id: 7, epoch, base_sequence, record_count }
+    }
+
+    /// Producer 7 after batches of ten in epoch 1, batch `n` at offset `100 * n` in group `n`, counted from 1.
+    fn after(batches: i32) -> Producers {
+        let mut producers = Producers::new(10);
+        for n in 1..=batches {
+            producers.record(&sequence(1, 10 * (n - 1), 10), 100 * n as u64, n as u64, START);
+        }
+        producers
+    }
+
+    fn check(producers: &Producers, batch: Sequence, expected: Result<Verdict, SequenceError>) {
+        assert_eq!(producers.check(&batch), expected, "{batch:?}");
+    }
+
+    fn out_of_order(expected: i32, found: i32) -> Result<Verdict, SequenceError> {
+        Err(SequenceError::OutOfOrder { producer_id: 7, expected, found })
+    }
+
+    #[test]
+    fn a_batch_follows_the_last_one() {
+        check(&after(7), sequence(1, 70, 3), Ok(Verdict::Append));
+        check(&after(7), sequence(1, 71, 3), out_of_order(70, 71));
+        check(&after(7), sequence(1, 0, 3), out_of_order(70, 0));
+    }
+
+    #[test]
+    fn the_last_five_are_recognised_and_wait_for_the_same_sync() {
+        for n in 3..=7 {
+            let expected = Verdict::Duplicate { base_offset: 100 * n, lsn: n };
+            check(&after(7), sequence(1, 10 * (n as i32 - 1), 10), Ok(expected));
+        }
+        check(&after(7), sequence(1, 10, 10), out_of_order(70, 10));
+        check(&after(7), sequence(1, 60, 9), out_of_order(70, 60));
+    }
+
+    #[test]
+    fn a_new_epoch_starts_at_zero_and_ends_the_older() {
+        check(&after(2), sequence(2, 0, 10), Ok(Verdict::Append));
+        check(&after(2), sequence(2, 20, 10), out_of_order(0, 20));
+        check(&after(2), sequence(2, 10, 10), out_of_order(0, 10));
+        let mut producers = after(2);
+        producers.record(&sequence(2, 0, 10), 300, 3, START);
+        let stale = Err(SequenceError::StaleEpoch { producer_id: 7, current: 2, found: 1 });
+        check(&producers, sequence(1, 20, 10), stale);
+        check(&producers, sequence(1, 10, 10), stale);
+        check(&producers, sequence(2, 0, 10), Ok(Verdict::Duplicate { base_offset: 300, lsn: 3 }));
+        check(&producers, sequence(2, 10, 1), Ok(Verdict::Append));
+    }
+
+    #[test]
+    fn sequences_wrap_to_zero() {
+        let mut producers = Producers::new(1);
+        producers.record(&sequence(0, i32::MAX - 9, 10), 0, 1, START);
+        check(&producers, sequence(0, 0, 1), Ok(Verdict::Append));
+        producers.record(&sequence(0, i32::MAX - 1, 5), 0, 1, START);
+        check(&producers, sequence(0, 3, 1), Ok(Verdict::Append));
+        producers.record(&sequence(0, i32::MAX, i32::MAX), 0, 1, START);
+        check(&producers, sequence(0, i32::MAX - 1, 1), Ok(Verdict::Append));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for (base_sequence, record_count) in [(-1, 1), (i32::MIN, 1), (0, 0), (0, -1)] {
+            let invalid = SequenceError::Invalid { producer_id: 7, base_sequence, record_count };
+            check(&after(0), sequence(0, base_sequence, record_count), Err(invalid));
+        }
+    }
+
+    #[test]
+    fn a_stranger_starts_anywhere() {
+        check(&after(0), sequence(3, 500, 1), Ok(Verdict::Append));
+        let mut lost = after(3);
+        lost.accept_any_sequence();
+        check(&lost, sequence(1, 500, 1), Ok(Verdict::Append));
+        check(&lost, sequence(2, 500, 1), out_of_order(0, 500));
+        check(&lost, sequence(0, 30, 1), Err(SequenceError::StaleEpoch { producer_id: 7, current: 1, found: 0 }));
+        lost.record(&sequence(1, 500, 1), 9, 9, START);
+        check(&lost, sequence(1, 502, 1), out_of_order(501, 502));
+    }
+
+    #[test]
+    fn a_truncation_takes_batches_back() {
+        let mut producers = after(4);
+        producers.truncate(301);
+        check(&producers, sequence(1, 30, 10), Ok(Verdict::Append));
+        check(&producers, sequence(1, 20, 10), Ok(Verdict::Duplicate { base_offset: 300, lsn: 3 }));
+        producers.truncate(100);
+        assert!(producers.is_empty());
+    }
+
+    #[test]
+    fn room_is_made_from_the_longest_silent() {
+        let at = |seconds| START + Duration::from_secs(seconds);
+        let mut producers = Producers::new(16);
+        for id in 0..16 {
+            let batch = Sequence { producer_id: id, ..sequence(0, 0, 1) };
+            assert_eq!(producers.check(&batch), Ok(Verdict::Append));
+            producers.record(&batch, 0, 1, at(id as u64));
+        }
+        let stranger = Sequence { producer_id: 99, ..sequence(0, 0, 1) };
+        assert_eq!(producers.check(&stranger), Err(SequenceError::TooManyProducers { producers: 16 }));
+        assert!(!producers.make_room(at(10 * 60 - 1)), "a client may still retry");
+        assert!(producers.make_room(at(10 * 60 + 30)));
+        assert_eq!(producers.len(), 13);
+        assert!(producers.by_id.keys().all(|&id| id > 2));
+        assert_eq!(producers.check(&stranger), Ok(Verdict::Append));
+        producers.make_room(at(24 * 60 * 60 + 14));
+        assert_eq!(producers.len(), 1);
+    }
+
+    #[test]
+    fn the_layout_is_as_specified() {
+        let mut producers = Producers::new(10);
+        producers.record(&Sequence { producer_id: 258, epoch: 3, base_sequence: 4, record_count: 5 }, 6, 1, START);
+        let expected = [1, 1, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 1, 4, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(producers.encode(u64::MAX), expected);
+        let mut six = expected.to_vec();
+        six[15] = 6;
+        six.extend_from_slice(&expected[16..].repeat(5));
+        assert!(Producers::decode(&six, 10, START).is_err(), "five are remembered, never six");
+    }
+
+    /// Batches as a log might hold them, whatever their order.
+    fn batches() -> impl Strategy<Value = Vec<Sequence>> {
+        let sequence = (0i64..4, 0i16..3, prop_oneof![0..50i32, Just(i32::MAX)], 1..20i32);
+        let sequence = sequence.prop_map(|(producer_id, epoch, base_sequence, record_count)| Sequence {
+            producer_id,
+            epoch,
+            base_sequence,
+            record_count,
+        });
+        prop::collection::vec(sequence, 0..60)
+    }
+
+    fn record_all(producers: &mut Producers, batches: &[Sequence], first_lsn: u64) {
+        for (batch, lsn) in batches.iter().zip(first_lsn..) {
+            producers.record(batch, lsn * 10, lsn, START);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_and_the_groups_behind_it_are_the_state(batches in batches(), flushed in 0usize..60) {
+            let flushed = flushed.min(batches.len());
+            let mut whole = Producers::new(10);
+            record_all(&mut whole, &batches, 1);
+            let mut recovered = Producers::decode(&whole.encode(flushed as u64), 10, START).expect("our own bytes");
+            record_all(&mut recovered, &batches[flushed..], 1 + flushed as u64);
+            prop_assert_eq!(recovered.encode(u64::MAX), whole.encode(u64::MAX));
+        }
+
+        /// The definition, at length: with the batches of a producer's present epoch in a list.
+        #[test]
+        fn verdicts_are_those_of_the_whole_history(batches in batches(), follows in prop::collection::vec(any::<bool>(), 60)) {
+            let mut producers = Producers::new(10);
+            let mut log: Vec<(Sequence, u64)> = Vec::new();
+            for (mut batch, follows) in batches.into_iter().zip(follows) {
+                let own = || log.iter().filter(|(known, _)| known.producer_id == batch.producer_id);
+                let epoch = own().map(|(known, _)| known.epoch).max();
+                let lived: Vec<_> = own().filter(|(known, _)| Some(known.epoch) == epoch).copied().collect();
+                let next = lived.last().map(|(last, _)| ((last.base_sequence as i64 + last.record_count as i64) % (1 << 31)) as i32);
+                if let Some(next) = next.filter(|_| follows) {
+                    batch = Sequence { epoch: epoch.expect("there is a last one"), base_sequence: next, ..batch };
+                }
+                let expected = match epoch {
+                    None => Some(Verdict::Append),
+                    Some(epoch) if batch.epoch < epoch => None,
+                    Some(epoch) if batch.epoch > epoch => (batch.base_sequence == 0).then_some(Verdict::Append),
+                    Some(_) if Some(batch.base_sequence) == next => Some(Verdict::Append),
+                    Some(_) => lived.iter().rev().take(5).rev().find(|(known, _)| *known == batch).map(|&(_, base_offset)| {
+                        Verdict::Duplicate { base_offset, lsn: base_offset / 10 }
+                    }),
+                };
+                prop_assert_eq!(producers.check(&batch).ok(), expected);
+                if expected == Some(Verdict::Append) {
+                    let lsn = log.len() as u64 + 1;
+                    producers.record(&batch, lsn * 10, lsn, START);
+                    log.push((batch, lsn * 10));
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..200), count in 0u32..4) {
+            let _ = Producers::decode(&bytes, 10, START);
+            if bytes.len() > 5 {
+                bytes[0] = VERSION;
+                bytes[1..5].copy_from_slice(&count.to_le_bytes());
+            }
+            if let Ok(producers) = Producers::decode(&bytes, 10, START) {
+                let again = producers.encode(u64::MAX);
+                prop_assert_eq!(Producers::decode(&again, 10, START).expect("our own bytes").encode(u64::MAX), again);
+            }
+        }
     }
 }
