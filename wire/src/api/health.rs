@@ -91,3 +91,19 @@ impl<'a> Item<'a> for Shard<'a> {
         writer.string("reason", self.reason);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_numbered_from_well_to_worse() {
+        let states = [State::Serving, State::Degraded, State::Starting, State::Stopping];
+        assert!(states.is_sorted());
+        for (number, state) in (0..).zip(states) {
+            assert_eq!(state as u8, number);
+            assert_eq!(State::decode(&mut Reader::new(&[number])), Ok(state));
+        }
+        assert!(State::decode(&mut Reader::new(&[4])).is_err());
+    }
+}

@@ -284,4 +284,19 @@ mod tests {
         assert_eq!(producer.sequence_after(2), 0);
         assert_eq!(producer.sequence_after(i32::MAX), i32::MAX - 2);
     }
+
+    #[test]
+    fn codecs_have_the_numbers_of_kafka() {
+        let codecs: Vec<_> = (0..8).map(|number| Attributes(0x38 | number).codec()).collect();
+        let known = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd].map(Some);
+        assert_eq!(codecs, [&known[..], &[None; 3]].concat());
+        let numbers = known.map(|codec| codec.unwrap() as u8);
+        assert_eq!(numbers, [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not fit a record batch")]
+    fn an_offset_of_64_bits_is_our_own_bug() {
+        patch_base_offset(&mut [0; HEADER_BYTES], 1 << 63);
+    }
 }

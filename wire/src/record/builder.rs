@@ -159,7 +159,7 @@ impl BatchBuilder {
         let (batch_bytes, batch_bytes_max) = (self.buffer.len(), self.batch_bytes_max);
         if record_bytes.saturating_add(batch_bytes.max(HEADER_BYTES)) <= batch_bytes_max {
             Ok(record_bytes)
-        } else if self.is_empty() || record_bytes.saturating_add(HEADER_BYTES) > batch_bytes_max {
+        } else if record_bytes.saturating_add(HEADER_BYTES) > batch_bytes_max {
             Err(AppendError::TooLarge { record_bytes, batch_bytes_max })
         } else {
             Err(AppendError::Full { record_bytes, batch_bytes, batch_bytes_max })
