@@ -93,7 +93,7 @@ impl<R: Runtime> SegmentReader<R> {
         footer_position: u64,
     ) -> Result<Self, SegmentError> {
         if footer_position >= file_bytes {
-            return Err(length(&path, footer_position + TRAILER_BYTES as u64, file_bytes));
+            return Err(length(&path, footer_position.saturating_add(TRAILER_BYTES as u64), file_bytes));
         }
         let bytes = read(&file, &path, footer_position..file_bytes).await?;
         // Copied: the block it was read into is larger, and belongs to those who read and write.

@@ -1,0 +1,121 @@
+//! The footer's parser on bytes that nobody vouches for, and on those of a later version.
+
+use proptest::prelude::*;
+use storage::segment::{
+    Footer, SegmentId,
+    format::{FormatError, Identity, SectionKind, encode_footer},
+};
+
+#[path = "../../fuzz/src/lib.rs"]
+#[expect(unreachable_pub, reason = "a library to the fuzz targets, a module here")]
+mod checks;
+
+const IDENTITY: Identity = Identity { log_id: 7, id: SegmentId(9), level: 0 };
+
+/// The sections of a sound footer over two partitions in 16 KiB of batches.
+fn sections() -> Vec<(u16, bool, Vec<u8>)> {
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let directory = words(&[1, 10, 30, 4096, 500, 0, /**/ 5, 0, 9, 12_288, 800, 2 | 1 << 32]);
+    let offsets = words(&[10, 4096, 20, 12_000, 0, 12_288]);
+    let times = words(&[400, 500, 800]);
+    let epochs = [(3i32, 10u64), (3, 0)]
+        .iter()
+        .flat_map(|(epoch, offset)| epoch.to_le_bytes().into_iter().chain(offset.to_le_bytes()));
+    vec![
+        (SectionKind::Directory as u16, true, directory),
+        (SectionKind::OffsetIndex as u16, true, offsets),
+        (SectionKind::TimeIndex as u16, true, times),
+        (SectionKind::EpochIndex as u16, true, epochs.collect()),
+        (SectionKind::BlockChecksums as u16, true, vec![0; 4]),
+    ]
+}
+
+fn parse(sections: &[(u16, bool, Vec<u8>)]) -> Result<Footer, FormatError> {
+    let sections: Vec<_> = sections.iter().map(|(kind, required, bytes)| (*kind, *required, &bytes[..])).collect();
+    Footer::parse(encode_footer(&IDENTITY, 20_480, 16_384, &sections), 20_480)
+}
+
+#[test]
+fn an_unknown_section_is_skipped_unless_it_is_required() {
+    let mut sections = sections();
+    sections.insert(2, (77, false, vec![1, 2, 3]));
+    assert_eq!(parse(&sections).unwrap().holdings().count(), 2);
+    sections[2].1 = true;
+    assert_eq!(parse(&sections).unwrap_err(), FormatError::UnknownSection { kind: 77 });
+}
+
+#[test]
+fn every_section_is_needed_once() {
+    for missing in 0..sections().len() {
+        let mut sections = sections();
+        let (kind, ..) = sections.remove(missing);
+        let error = parse(&sections).unwrap_err();
+        assert!(matches!(error, FormatError::MissingSection { kind: found } if found as u16 == kind), "{error}");
+    }
+    let mut sections = sections();
+    sections.push(sections[0].clone());
+    assert!(matches!(parse(&sections).unwrap_err(), FormatError::Inconsistent { .. }));
+}
+
+#[test]
+fn a_later_version_is_named() {
+    let sound = sections();
+    let sections: Vec<_> = sound.iter().map(|(kind, required, bytes)| (*kind, *required, &bytes[..])).collect();
+    let mut bytes = encode_footer(&IDENTITY, 20_480, 16_384, &sections);
+    let version = bytes.len() - 60;
+    bytes[version] = 2;
+    assert_eq!(Footer::parse(bytes, 20_480).unwrap_err(), FormatError::UnknownVersion { version: 2 });
+}
+
+#[test]
+fn entries_that_contradict_each_other_are_refused() {
+    assert!(parse(&sections()).is_ok());
+    // Section, byte in it, and what it becomes.
+    for (section, position, byte, why) in [
+        (0, 0, 5, "partitions that do not ascend"),
+        (0, 8, 30, "a partition without offsets"),
+        (0, 24, 1, "a first batch that is not behind the header"),
+        (0, 73, 0, "positions that do not ascend"),
+        (0, 32, 0, "a largest timestamp that is not in the time index"),
+        (0, 88, 0, "no interval of its own"),
+        (0, 88, 9, "an interval that does not exist"),
+        (0, 92, 0, "no epoch of its own"),
+        (1, 0, 9, "an index that starts elsewhere"),
+        (1, 16, 10, "offsets that do not ascend"),
+        (1, 16, 40, "offsets behind the partition's end"),
+        (1, 25, 0xff, "positions in the next partition"),
+        (2, 8, 0, "a running maximum that falls"),
+        (3, 4, 11, "an epoch that starts in the middle"),
+    ] {
+        let mut sections = sections();
+        sections[section].2[position] = byte;
+        let parsed = parse(&sections);
+        assert!(matches!(parsed, Err(FormatError::Inconsistent { .. })), "{why}: {parsed:?}");
+    }
+    for section in 0..5 {
+        let mut sections = sections();
+        sections[section].2.pop();
+        assert!(matches!(parse(&sections), Err(FormatError::Inconsistent { .. })), "section {section} cut short");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..6_000)) {
+        checks::segment_footer_parsed(&bytes);
+    }
+
+    #[test]
+    fn sections_changed_under_a_sound_checksum_do_no_harm(
+        changes in prop::collection::vec((0..5usize, any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let mut sections = sections();
+        for (section, place, byte) in changes {
+            let bytes = &mut sections[section].2;
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        let sections: Vec<_> = sections.iter().map(|(kind, required, bytes)| (*kind, *required, &bytes[..])).collect();
+        checks::segment_footer_looked_up(encode_footer(&IDENTITY, 20_480, 16_384, &sections), 20_480);
+    }
+}
