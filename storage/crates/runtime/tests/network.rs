@@ -34,11 +34,16 @@ fn bytes_arrive_in_order_whatever_the_pieces() {
 fn a_writer_waits_for_its_reader() {
     let pair = Pair::connect(1);
     let (client, server) = (pair.client.clone(), pair.server.clone());
-    let write = pair.outside.spawn(async move { client.write_all(&[7; 80 * 1024]).await });
+    let first = pair.outside.spawn({
+        let client = client.clone();
+        async move { client.write_all(&[7; 60 * 1024]).await }
+    });
+    pair.simulation.run(&first).unwrap().unwrap();
+    let second = pair.outside.spawn(async move { client.write_all(&[7; 20 * 1024]).await });
     pair.simulation.run_for(Duration::from_secs(10)).unwrap();
-    assert!(write.try_take().is_none(), "80 KiB do not fit into a buffer of 64");
+    assert!(second.try_take().is_none(), "80 KiB do not fit into a buffer of 64");
     pair.simulation.run(&pair.outside.spawn(async move { read_exact(&server, 80 * 1024).await })).unwrap().unwrap();
-    pair.simulation.run(&write).unwrap().unwrap();
+    pair.simulation.run(&second).unwrap().unwrap();
 }
 
 #[test]
@@ -95,11 +100,16 @@ fn writing_to_a_closed_peer_ends_in_a_reset() {
 
 #[test]
 fn a_writer_that_waits_learns_that_its_peer_closed() {
-    let Pair { simulation, outside, client, server, .. } = Pair::connect(1);
-    let write = outside.spawn(async move { client.write_all(&[0; 1 << 20]).await });
-    simulation.run_for(Duration::from_secs(1)).unwrap();
-    drop(server);
-    assert!(simulation.run(&write).unwrap().is_err());
+    for keep_handle in [false, true] {
+        let Pair { simulation, outside, client, server, .. } = Pair::connect(1);
+        let write = outside.spawn(async move { client.write_all(&[0; 1 << 20]).await });
+        simulation.run_for(Duration::from_secs(1)).unwrap();
+        if keep_handle {
+            server.shutdown();
+        }
+        let _kept = keep_handle.then_some(server);
+        assert!(simulation.run(&write).unwrap().is_err());
+    }
 }
 
 #[test]

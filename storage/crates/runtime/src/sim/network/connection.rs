@@ -37,8 +37,6 @@ struct End {
     address: SocketAddr,
     /// On the way to this end, in order.
     in_transit: VecDeque<Segment>,
-    /// When the last of them arrives.
-    last_arrival_ns: u64,
     /// How many of them would have arrived, were the way not cut.
     stalled: usize,
     /// Arrived and not read.
@@ -133,13 +131,11 @@ impl Connection {
         }
     }
 
-    /// Puts a segment that `end` sends on its way; it arrives at `at_ns` or after the one before it, which is returned.
-    pub(super) fn send(&mut self, end: usize, segment: Segment, at_ns: u64) -> u64 {
+    /// Puts a segment that `end` sends on its way, behind those before it.
+    pub(super) fn send(&mut self, end: usize, segment: Segment) {
         let peer = &mut self.ends[1 - end];
         peer.unread += segment.len();
         peer.in_transit.push_back(segment);
-        peer.last_arrival_ns = peer.last_arrival_ns.max(at_ns);
-        peer.last_arrival_ns
     }
 
     /// The next segment on its way to `end` cannot arrive now.
@@ -197,7 +193,6 @@ impl Connection {
         };
         own.owner = Owner::Released;
         own.forget_readable();
-        wake(&mut self.ends[1 - end].writer);
         farewell
     }
 
@@ -226,7 +221,6 @@ impl End {
             node,
             address,
             in_transit: VecDeque::new(),
-            last_arrival_ns: 0,
             stalled: 0,
             readable: VecDeque::new(),
             unread: 0,

@@ -13,17 +13,19 @@ impl Network {
     pub(super) fn send(self: &Rc<Self>, end: EndId, segment: Segment) {
         let mut state = self.state.borrow_mut();
         let Some(connection) = state.connections.get_mut(&end.connection) else { return };
-        let [from, to] = connection.way(end.end);
+        let way = connection.way(end.end);
         let (len, digest) = (segment.len(), digest(segment.bytes()));
         self.world.trace.record(Event::Send { connection: end.connection, end: end.end, len, digest });
-        let at_ns = connection.send(end.end, segment, self.world.clock.now_ns() + self.delay_ns(from, to));
+        connection.send(end.end, segment);
         drop(state);
-        self.schedule_delivery(end.peer(), at_ns);
+        self.schedule_delivery(end.peer(), way);
     }
 
-    fn schedule_delivery(self: &Rc<Self>, end: EndId, at_ns: u64) {
+    /// Lets a segment arrive at `end` after a delay: always the first of those under way, so that a fast one behind a
+    /// slow one changes places with it.
+    fn schedule_delivery(self: &Rc<Self>, end: EndId, [from, to]: [NodeId; 2]) {
         let network = Rc::clone(self);
-        self.world.clock.schedule(at_ns, move || network.deliver(end));
+        self.world.schedule(self.delay_ns(from, to), move || network.deliver(end));
     }
 
     /// Lets the next segment on its way to `end` arrive, unless the way is cut.
@@ -50,16 +52,15 @@ impl Network {
         let mut due = Vec::new();
         for (&connection, both) in connections {
             for end in 0..2 {
-                let [from, to] = both.way(1 - end);
+                let way @ [from, to] = both.way(1 - end);
                 if !cuts.contains(&(from, to)) {
-                    let stalled = both.take_stalled(end);
-                    due.extend((0..stalled).map(|_| (EndId { connection, end }, from, to)));
+                    due.extend((0..both.take_stalled(end)).map(|_| (EndId { connection, end }, way)));
                 }
             }
         }
         drop(state);
-        for (end, from, to) in due {
-            self.schedule_delivery(end, self.world.clock.now_ns() + self.delay_ns(from, to));
+        for (end, way) in due {
+            self.schedule_delivery(end, way);
         }
     }
 

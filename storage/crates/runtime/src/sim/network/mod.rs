@@ -152,10 +152,9 @@ impl Network {
         Ok(Stream::new(Rc::clone(self), end, peer_address))
     }
 
-    /// A node stopped without warning.
+    /// A node stopped without warning. Its ports are free once its tasks are dropped.
     pub(super) fn crash(self: &Rc<Self>, node: NodeId) {
         let mut state = self.state.borrow_mut();
-        state.listening.retain(|(listening, _), _| *listening != node);
         let mut orphans = Vec::new();
         for (&connection, both) in &mut state.connections {
             let nodes = both.nodes();
