@@ -169,6 +169,15 @@ impl State {
         self.log_start.set(self.log_start.get().max(log_start));
     }
 
+    /// Recovery goes on behind offsets that an earlier one gave up.
+    pub(crate) fn skip_lost(&self) {
+        let lost = self.lost.borrow();
+        let lost_here = lost.iter().find(|lost| lost.contains(&self.log_end.get()));
+        if let Some(lost) = lost_here {
+            self.replayed_to(lost.end);
+        }
+    }
+
     /// Recovery gives up offsets that were handed out and not synced: the log goes on behind them.
     pub(crate) fn lose(&self, offsets: Range<u64>) {
         self.replayed_to(offsets.end);
@@ -297,7 +306,7 @@ impl<R: Runtime> Partition<R> {
             batches.slices.push(run.bytes);
             return Ok(batches);
         }
-        let end_offset = self.readable_end();
+        let end_offset = self.read_end(from);
         let memtables = self.log.wal.memtables.borrow();
         if let Some(taken) = memtables.read(self.state.id, from, end_offset, bytes_max, &mut batches.slices) {
             batches.bytes = taken.bytes;
@@ -494,9 +503,16 @@ impl<R: Runtime> Partition<R> {
         }
     }
 
-    /// The live segments that may hold the partition's batches, with the offsets of theirs that count; lower offsets first.
-    fn live_segments(&self, from: u64) -> Vec<(SegmentMeta, Range<u64>)> {
-        let end = self.readable_end();
+    /// Where one read from `from` has to stop: offsets that were lost are told of before what lies behind them is served.
+    fn read_end(&self, from: u64) -> u64 {
+        let lost = self.state.lost.borrow();
+        let lost_from = lost.iter().map(|lost| lost.start).find(|&start| start > from).unwrap_or(u64::MAX);
+        self.readable_end().min(lost_from)
+    }
+
+    /// The live segments that may hold batches of these offsets, with the offsets of theirs that count; lower ones first.
+    fn live_segments(&self, offsets: Range<u64>) -> Vec<(SegmentMeta, Range<u64>)> {
+        let Range { start: from, end } = offsets;
         let manifest = self.log.manifest_state();
         let holds = |segment: &&SegmentMeta| match segment.extent {
             Extent::Own { partition, next_offset, .. } => partition == self.state.id && from < next_offset,
@@ -516,11 +532,11 @@ impl<R: Runtime> Partition<R> {
             if first_in_memory.is_some_and(|first| first <= from) {
                 return Ok(None);
             }
-            let segments = self.live_segments(from);
+            let segments = self.live_segments(from..self.read_end(from));
             match self.read_first(&segments, bytes_max).await {
                 // A merge replaced a segment before it was opened: its batches are in another one now.
                 Err(SegmentError::Io { source, .. })
-                    if source.kind() == std::io::ErrorKind::NotFound && segments != self.live_segments(from) => {}
+                    if source.kind() == std::io::ErrorKind::NotFound && segments != self.live_segments(from..self.read_end(from)) => {}
                 read => return Ok(read?),
             }
         }
@@ -542,7 +558,7 @@ impl<R: Runtime> Partition<R> {
 
     async fn segments_offset_at(&self, timestamp_ms: i64, from: u64) -> Result<Option<(u64, i64)>, ReadError> {
         let segments = &self.log.segments;
-        for (segment, offsets) in self.live_segments(from) {
+        for (segment, offsets) in self.live_segments(from..self.readable_end()) {
             let found = segments.first_at_or_after_timestamp(&segment, self.state.id, offsets, timestamp_ms).await?;
             if found.is_some() {
                 return Ok(found);
@@ -560,7 +576,7 @@ impl<R: Runtime> Partition<R> {
         {
             return Ok(slot.base_offset.min(offset));
         }
-        let run = self.read_first(&self.live_segments(offset), 1).await?;
+        let run = self.read_first(&self.live_segments(offset..u64::MAX), 1).await?;
         Ok(run.map_or(offset, |run| run.base_offset.min(offset)))
     }
 

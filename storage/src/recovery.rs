@@ -69,11 +69,10 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         applied.map_err(|error| LogFailed::new("writing the manifest of", dir, error))
     };
     edit(Edit::Open).await?;
-    if !clean {
-        recovery.replay(&rt, &found, id);
-        for decision in recovery.decisions(&manifest.state(), &found) {
-            edit(decision).await?;
-        }
+    recovery.replay(&rt, &found, id);
+    let decisions = recovery.decisions(&manifest.state(), &found);
+    for decision in decisions {
+        edit(decision).await?;
     }
     remove_garbage(&rt, &segment_dir, &manifest).await?;
     let (lsn_next, lsn_last) = {
@@ -185,8 +184,7 @@ impl<R: Runtime> Recovery<R> {
         };
         for (&id, known) in &manifest.partitions {
             let state = State::new(id);
-            let lost_end = known.lost.last().map_or(0, |lost| lost.end);
-            state.recovered(known.log_start, known.flushed_end.max(lost_end));
+            state.recovered(known.log_start, known.flushed_end);
             state.lost.replace(known.lost.clone());
             state.epochs.replace(known.epochs.clone());
             if let Some(refusal) = known.refused {
@@ -240,6 +238,7 @@ impl<R: Runtime> Recovery<R> {
         match entry.kind {
             EntryKind::Batch => {
                 let state = self.state(id);
+                state.skip_lost();
                 if entry.base_offset != state.log_end() {
                     // What lies between is in a group that is missing, or this one is not what the log wrote.
                     self.refuse(Touched::Partition(id));
@@ -296,6 +295,7 @@ impl<R: Runtime> Recovery<R> {
     /// What recovery decided, as manifest edits; the partitions change accordingly.
     fn decisions(&mut self, manifest: &ManifestState, found: &replay::Found<R>) -> Vec<Edit> {
         let mut edits = self.cuts(found);
+        self.states.values().for_each(|state| state.skip_lost());
         let dropped = self.dropped.iter().filter(|(id, lsn)| manifest.dropped.get(id) != Some(lsn));
         edits.extend(dropped.map(|(&partition, &lsn)| Edit::Drop { partition, lsn }));
         let truncated = self.truncated.iter().filter(|(id, _)| self.states.contains_key(id));

@@ -71,7 +71,10 @@ async fn merge<R: Runtime>(shared: &Shared<R>, inputs: &MergeInputs, options: Op
     };
     shared.rt.sync_dir(dir).await.map_err(|error| LogFailed::new("syncing", dir, error))?;
     let bytes: u64 = added.iter().map(|segment| segment.bytes).sum();
-    let removed = merge.inputs().collect();
+    let _alone = shared.maintenance.lock().await;
+    // An input may have lost its last batch to a truncation or a drop meanwhile: it is gone already.
+    let is_live = |id: &SegmentId| shared.manifest_state().segments.iter().any(|segment| segment.id == *id);
+    let removed = merge.inputs().filter(is_live).collect();
     let edit = manifest::Merge { intent: intent.map(|intent| intent.first), removed, added };
     shared.edit(Edit::Merge(edit)).await?;
     shared.delete_obsolete().await?;

@@ -3,8 +3,9 @@
 //! Files are opened by the standard library first, which gives plain errors and follows no symbolic link, and then by
 //! glommio through `/proc`, because its own open looks the path up three times and panics if it is gone by the third.
 //! Reads are aligned here and their length checked, because glommio's unaligned read returns bytes that do not exist
-//! near the end of a file. Writes run in tasks of their own, so that dropping the future that waits for one does not
-//! free memory that the kernel is reading.
+//! near the end of a file. Each operation runs in a task of its own: dropping the future that waits for it neither
+//! frees memory that the kernel is reading nor cancels anything, and polling it often does not wear it out, as it would
+//! glommio's own (each poll of a pending operation keeps a waker, the 32,768th panics).
 
 use std::{
     fs::OpenOptions,
@@ -19,9 +20,17 @@ use std::{
 };
 
 use ::runtime::{BLOCK_ALIGNMENT, Block as _, OpenMode};
-use glommio::{GlommioError, io::DmaFile};
+use glommio::{
+    GlommioError,
+    io::{DmaFile, ReadResult},
+};
 
-use crate::{block::Frozen, dir, probe, runtime::Shard, task};
+use crate::{
+    block::Frozen,
+    dir, probe,
+    runtime::Shard,
+    task::{self, Task},
+};
 
 /// Larger single reads hang some kernels.
 const READ_BYTES_MAX: usize = 512 << 10;
@@ -60,13 +69,12 @@ impl ::runtime::File for File {
     type Frozen = Frozen;
 
     async fn read(&self, position: u64, len: usize) -> io::Result<Frozen> {
-        let _work = self.open.shard.progress.work();
         let end = position.checked_add(len as u64).filter(|&end| end <= i64::MAX as u64);
         let end = end.ok_or(io::ErrorKind::InvalidInput)?;
         let start = position - position % ALIGNMENT;
         let span = (end - start).next_multiple_of(ALIGNMENT);
         if span <= READ_BYTES_MAX as u64 {
-            let read = self.open.dma.read_at_aligned(start, span as usize).await.map_err(os_error)?;
+            let read = self.open.read_span(start, span as usize).await?;
             let skipped = (position - start) as usize;
             if read.len() >= skipped + len {
                 return Ok(Frozen::from_read(read, skipped..skipped + len));
@@ -88,21 +96,19 @@ impl ::runtime::File for File {
     }
 
     async fn sync(&self) -> io::Result<()> {
-        let _work = self.open.shard.progress.work();
-        self.open.dma.fdatasync().await.map_err(os_error)
+        self.open.submit(async |open| open.dma.fdatasync().await).await
     }
 
     async fn allocate(&self, len: u64) -> io::Result<()> {
-        let _work = self.open.shard.progress.work();
         if len > 0 {
-            match self.open.dma.pre_allocate(len, false).await.map_err(os_error) {
+            match self.open.submit(async move |open| open.dma.pre_allocate(len, false).await).await {
                 // A file system that cannot reserve space: the length is all it can have.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
                 other => other?,
             }
         }
         if self.open.len()? != len {
-            self.open.dma.truncate(len).await.map_err(os_error)?;
+            self.open.submit(async move |open| open.dma.truncate(len).await).await?;
         }
         Ok(())
     }
@@ -121,12 +127,10 @@ impl File {
             return Ok(());
         }
         let loan = self.open.own_block(bytes).lend().unwrap_or_else(|_| panic!("a write from inside a block"));
-        let open = Rc::clone(&self.open);
-        let written = task::at_once(async move {
-            let _work = open.shard.progress.work();
+        let written = self.open.submit(async move |open| {
             let written = open.dma.write_rc_at(loan.dma(), position).await;
             loan.returned();
-            written.map_err(os_error)
+            written
         });
         match written.await? {
             written if written == len => Ok(()),
@@ -136,8 +140,24 @@ impl File {
 }
 
 impl Open {
-    /// Reads what one operation cannot, or did not: in several, into one block.
-    async fn gather(&self, wanted: Range<u64>) -> io::Result<Frozen> {
+    /// Starts an operation in a task of its own and lets the watchdog know.
+    fn submit<T: 'static>(
+        self: &Rc<Self>,
+        operation: impl AsyncFnOnce(&Self) -> Result<T, GlommioError<()>> + 'static,
+    ) -> Task<io::Result<T>> {
+        let open = Rc::clone(self);
+        task::at_once(async move {
+            let _work = open.shard.progress.work();
+            operation(&open).await.map_err(os_error)
+        })
+    }
+
+    fn read_span(self: &Rc<Self>, start: u64, len: usize) -> Task<io::Result<ReadResult>> {
+        self.submit(async move |open| open.dma.read_at_aligned(start, len).await)
+    }
+
+    /// Reads what one operation cannot, or did not: in several, two at a time, into one block.
+    async fn gather(self: &Rc<Self>, wanted: Range<u64>) -> io::Result<Frozen> {
         let file_len = self.len()?;
         if wanted.end > file_len {
             return Err(ends_early(file_len, &wanted));
@@ -145,11 +165,19 @@ impl Open {
         let len = (wanted.end - wanted.start) as usize;
         let mut block = self.shard.pool.take(len);
         let mut filled = 0;
+        let mut ahead = None;
         while filled < len {
             let position = wanted.start + filled as u64;
             let start = position - position % ALIGNMENT;
-            let span = (wanted.end - start).next_multiple_of(ALIGNMENT).min(READ_BYTES_MAX as u64);
-            let read = self.dma.read_at_aligned(start, span as usize).await.map_err(os_error)?;
+            let (this, next) = (start, start + READ_BYTES_MAX as u64);
+            let read = match ahead.take() {
+                Some((ready, read)) if ready == this => read,
+                _ => self.read_span(this, span_at(this, &wanted)),
+            };
+            if next < wanted.end {
+                ahead = Some((next, self.read_span(next, span_at(next, &wanted))));
+            }
+            let read = read.await?;
             let fresh = read.get((position - start) as usize..).unwrap_or_default();
             if fresh.is_empty() {
                 return Err(ends_early(position, &wanted));
@@ -195,6 +223,11 @@ fn find(path: &Path, mode: OpenMode) -> io::Result<(std::fs::File, u64)> {
     let file = options.open(path)?;
     let device = file.metadata()?.dev();
     Ok((file, device))
+}
+
+/// Length of the aligned read at `start` on the way to the end of `wanted`.
+fn span_at(start: u64, wanted: &Range<u64>) -> usize {
+    (wanted.end - start).next_multiple_of(ALIGNMENT).min(READ_BYTES_MAX as u64) as usize
 }
 
 fn refused(error: io::Error, path: &Path) -> io::Error {

@@ -23,7 +23,7 @@ use std::{
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
-use crate::{file::os_error, runtime::Shard};
+use crate::{file::os_error, runtime::Shard, task};
 
 /// Connections the kernel completes while no one accepts; it may cap this (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
@@ -119,7 +119,7 @@ impl Port {
 
 impl Stream {
     pub(crate) async fn connect(shard: &Rc<Shard>, address: SocketAddr) -> io::Result<Self> {
-        let tcp = glommio::net::TcpStream::connect(address).await.map_err(os_error)?;
+        let tcp = task::at_once(glommio::net::TcpStream::connect(address)).await.map_err(os_error)?;
         Self::new(shard, tcp)
     }
 

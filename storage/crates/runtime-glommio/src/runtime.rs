@@ -190,14 +190,17 @@ impl Runtime for GlommioRuntime {
 }
 
 impl Shard {
-    /// Runs `job` on a blocking thread, and lets the watchdog know.
-    pub(crate) async fn blocking<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let _work = self.progress.work();
-        task::blocking(job).await
+    /// Runs `job` on a blocking thread, whether or not anyone waits for it, and lets the watchdog know.
+    pub(crate) fn blocking<T: Send + 'static>(self: &Rc<Self>, job: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+        let shard = Rc::clone(self);
+        task::at_once(async move {
+            let _work = shard.progress.work();
+            task::blocking(job).await
+        })
     }
 
     /// Sees to it that glommio has looked at `device`, on which `directory` lies, before a file there is opened.
-    pub(crate) async fn probe(&self, device: u64, directory: &Path) -> io::Result<()> {
+    pub(crate) async fn probe(self: &Rc<Self>, device: u64, directory: &Path) -> io::Result<()> {
         if self.probed.borrow().contains(&device) {
             return Ok(());
         }

@@ -376,6 +376,22 @@ fn a_removed_file_lives_while_it_is_open() {
     });
 }
 
+#[test]
+fn a_handle_that_outlived_its_node_closes_nothing() {
+    let (simulation, node, _) = machine(1);
+    let open = async |runtime: SimRuntime| create(&runtime, "d/f", OpenMode::CreateNew).await;
+    let outlived = simulation.block_on(node, open).unwrap();
+    simulation.crash(node, Crash::Kill);
+    let use_again = async move |runtime: SimRuntime| {
+        let file = runtime.open("d/f".as_ref(), OpenMode::Read).await.unwrap();
+        drop(outlived);
+        runtime.remove_file("d/f".as_ref()).await.unwrap();
+        runtime.sync_dir("d".as_ref()).await.unwrap();
+        assert_eq!(file.len().await.unwrap(), 0);
+    };
+    simulation.block_on(node, use_again).unwrap();
+}
+
 // ---- Kills ------------------------------------------------------------------------------------------------------
 
 #[test]

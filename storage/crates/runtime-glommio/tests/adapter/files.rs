@@ -44,6 +44,7 @@ fn reads_back_any_range_of_what_was_written() {
             0..512 << 10,
             1..(512 << 10) + 1,
             100..BLOCK_BYTES + 200,
+            4097..2 * BLOCK_BYTES - 1,
             bytes.len() - 1..bytes.len(),
             0..bytes.len(),
         ];
@@ -114,6 +115,27 @@ fn a_write_that_no_one_waits_for_keeps_its_block() {
             }
             assert!(*file.read(0, BLOCK_BYTES).await.unwrap() == bytes, "round {round}");
         }
+    });
+}
+
+/// A caller that waits for several things at once polls each of them whenever one moves.
+#[test]
+fn polling_a_pending_operation_does_not_wear_it_out() {
+    on_shard(async |runtime: GlommioRuntime| {
+        let scratch = scratch();
+        let file = create(&runtime, scratch.path()).await;
+        file.write_durable(filled(&runtime, &[9; 4096]), 0).await.unwrap();
+        let mut read = Box::pin(file.read(0, 4096));
+        let mut sync = Box::pin(file.sync());
+        let mut list = Box::pin(runtime.list_dir(scratch.path()));
+        for _ in 0..40_000 {
+            assert!(future::poll_once(&mut read).await.is_none());
+            assert!(future::poll_once(&mut sync).await.is_none());
+            assert!(future::poll_once(&mut list).await.is_none());
+        }
+        assert_eq!(*read.await.unwrap(), [9; 4096]);
+        sync.await.unwrap();
+        assert_eq!(list.await.unwrap().len(), 1);
     });
 }
 

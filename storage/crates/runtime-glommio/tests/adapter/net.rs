@@ -84,8 +84,14 @@ fn a_port_is_bound_once() {
 }
 
 #[test]
-fn a_dropped_listener_closes_what_it_accepted() {
+fn a_dropped_listener_closes_its_port_and_what_it_accepted() {
     on_shard(async |runtime: GlommioRuntime| {
+        let unused = runtime.listen(loopback()).await.unwrap();
+        let address = unused.local_address();
+        drop(unused);
+        let refused = runtime.connect(address).await.err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+
         let listener = runtime.listen(loopback()).await.unwrap();
         let address = listener.local_address();
         let client = runtime.connect(address).await.unwrap();

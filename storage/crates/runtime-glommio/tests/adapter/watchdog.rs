@@ -8,14 +8,13 @@ use std::{
 use runtime::{Block as _, File as _, OpenMode, Runtime as _};
 use runtime_glommio::{GlommioRuntime, Options, Placement, run_shards};
 
-use crate::scratch;
+use crate::{PATIENCE, scratch};
 
-/// Far beyond what the work takes, and without the watchdog not enough: an executor that parks on work stays parked.
-const PATIENCE: Duration = Duration::from_secs(60);
 const WRITES: u64 = 4_000;
 const WAKES: u64 = 60_000;
 
-/// A short preempt timer makes executors park with runnable tasks many times a second.
+/// A short preempt timer makes executors park with runnable tasks many times a second. Left alone, one wakes up at
+/// its next timer, 15 s later: a few dozen times that is far beyond the patience of this test.
 #[test]
 fn all_work_ends_although_executors_park_on_it() {
     let (ended_sender, ended) = flume::unbounded();

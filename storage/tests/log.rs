@@ -1,0 +1,278 @@
+//! The log's own promises, one test each, on the simulated disk.
+
+mod support;
+
+use std::time::Duration;
+
+use runtime::{
+    Runtime,
+    sim::{Crash, SimRuntime, seeds},
+};
+use storage::{AppendError, Durability, PartitionId, ReadError};
+use support::{append_acked, batch, durable, open, read_all, simulation};
+use wire::record::{Batch, Producer};
+
+#[test]
+fn what_was_appended_is_read_back() {
+    runtime::sim::block_on(1, move |rt: SimRuntime| async move {
+        let log = open(&rt).await.unwrap();
+        let partition = durable(&log, 1);
+        assert_eq!(append_acked(&log, &partition, &[10, 11, 12]).await, 0);
+        assert_eq!(append_acked(&log, &partition, &[13]).await, 3);
+        let (records, lost) = read_all(&partition, 0).await;
+        assert_eq!(records, [(0, 10), (1, 11), (2, 12), (3, 13)]);
+        assert!(lost.is_empty());
+        assert_eq!(partition.offsets().high_watermark, 4);
+    });
+}
+
+#[test]
+fn everything_is_there_after_a_clean_stop_and_the_wal_is_not_read() {
+    for seed in seeds(20) {
+        let simulation = simulation(seed);
+        let node = simulation.add_node();
+        let written = simulation.block_on(node, write_much).unwrap();
+        let before = simulation.disk(node).ops(runtime::sim::disk::OpKind::Read);
+        let read = simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                let mut read = Vec::new();
+                for id in 1..=3 {
+                    let partition = durable(&log, id);
+                    assert_eq!(partition.offsets().log_end, partition.offsets().high_watermark);
+                    read.push(read_all(&partition, 0).await.0);
+                }
+                assert_eq!(append_acked(&log, &durable(&log, 1), &[7]).await, read[0].len() as u64);
+                read
+            })
+            .unwrap();
+        assert_eq!(read, written, "seed {seed}");
+        assert!(simulation.disk(node).ops(runtime::sim::disk::OpKind::Read) > before, "segments were read");
+    }
+}
+
+/// Appends to three partitions until memtables were flushed and segments merged, then stops cleanly.
+async fn write_much(rt: SimRuntime) -> Vec<Vec<(u64, u64)>> {
+    let log = open(&rt).await.unwrap();
+    let mut written = vec![Vec::new(); 3];
+    for value in 0..600u64 {
+        let id = if value % 5 < 3 { 1 } else { 1 + value % 3 };
+        log.admit().await;
+        let offset = append_acked(&log, &durable(&log, id), &[value, value + 1_000_000]).await;
+        written[id as usize - 1].extend([(offset, value), (offset + 1, value + 1_000_000)]);
+    }
+    let stats = log.stats();
+    assert!(stats.flushes > 4 && stats.merges > 0, "{stats:?}");
+    log.close().await.unwrap();
+    written
+}
+
+#[test]
+fn memory_and_wal_stay_bounded_for_ever() {
+    let simulation = simulation(3);
+    let node = simulation.add_node();
+    let wal_bytes = |rt: SimRuntime| async move {
+        rt.list_dir("log/wal".as_ref()).await.unwrap().iter().map(|file| file.len).sum::<u64>()
+    };
+    simulation
+        .block_on(node, move |rt: SimRuntime| async move {
+            let log = open(&rt).await.unwrap();
+            let partition = durable(&log, 1);
+            for value in 0..3000u64 {
+                log.admit().await;
+                append_acked(&log, &partition, &[value]).await;
+                assert!(log.stats().memtable_bytes <= 2 * (64 << 10), "{:?}", log.stats());
+            }
+            assert!(wal_bytes(rt).await <= 64 << 10);
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_duplicate_gets_the_offset_of_the_first_across_flush_and_restart() {
+    for crash in [None, Some(Crash::PowerCut)] {
+        let simulation = simulation(4);
+        let node = simulation.add_node();
+        let numbered = |sequence: i32| {
+            let producer = Producer { id: 9, epoch: 0, base_sequence: sequence };
+            batch(&[sequence as u64, sequence as u64 + 1], producer)
+        };
+        simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                let partition = durable(&log, 1);
+                for sequence in [0, 2, 4] {
+                    let bytes = numbered(sequence);
+                    let appended = partition.append(&Batch::parse_one(&bytes).unwrap(), 1).unwrap();
+                    assert!(!appended.duplicate);
+                    let _ = appended.lsn;
+                    let synced = log.synced(appended.lsn).await.unwrap();
+                    let _ = appended.acknowledge(synced);
+                }
+                if crash.is_none() {
+                    log.close().await.unwrap();
+                }
+            })
+            .unwrap();
+        if let Some(crash) = crash {
+            simulation.crash(node, crash);
+        }
+        simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                let partition = durable(&log, 1);
+                let again = numbered(2);
+                let appended = partition.append(&Batch::parse_one(&again).unwrap(), 2).unwrap();
+                assert!(appended.duplicate);
+                assert_eq!((appended.base_offset, appended.next_offset), (2, 4));
+                let synced = log.synced(appended.lsn).await.unwrap();
+                assert_eq!(appended.acknowledge(synced).base_offset(), 2);
+                let skipped = numbered(8);
+                let refused = partition.append(&Batch::parse_one(&skipped).unwrap(), 2);
+                assert!(matches!(refused, Err(AppendError::Sequence(_))), "{refused:?}");
+                assert_eq!(partition.offsets().log_end, 6);
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn truncation_holds_across_flush_and_power_cut() {
+    for seed in seeds(30) {
+        let simulation = simulation(seed);
+        let node = simulation.add_node();
+        let expected = simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                let partition = durable(&log, 1);
+                for value in 0..200 + seed % 50 {
+                    log.admit().await;
+                    append_acked(&log, &partition, &[value, value]).await;
+                }
+                // In the middle of a batch: the whole batch goes.
+                partition.truncate(151, 2).await.unwrap();
+                assert_eq!(partition.offsets().log_end, 150);
+                for value in 900..940 {
+                    append_acked(&log, &partition, &[value]).await;
+                }
+                read_all(&partition, 0).await.0
+            })
+            .unwrap();
+        assert_eq!(expected.len(), 190);
+        assert_eq!(expected[150], (150, 900));
+        simulation.crash(node, Crash::PowerCut);
+        let found = simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                read_all(&durable(&log, 1), 0).await.0
+            })
+            .unwrap();
+        assert_eq!(found, expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_dropped_partition_stays_gone_and_the_others_stay() {
+    for seed in seeds(30) {
+        let simulation = simulation(seed);
+        let node = simulation.add_node();
+        let kept = simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                let (gone, kept) = (durable(&log, 1), durable(&log, 2));
+                for value in 0..150 + seed % 20 {
+                    log.admit().await;
+                    append_acked(&log, &gone, &[value, value]).await;
+                    append_acked(&log, &kept, &[value]).await;
+                }
+                gone.drop_partition().await.unwrap();
+                assert!(matches!(gone.read(0, 100).await, Err(ReadError::Gone)));
+                read_all(&kept, 0).await.0
+            })
+            .unwrap();
+        simulation.crash(node, Crash::PowerCut);
+        simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                assert_eq!(log.quarantined(), [PartitionId(2)]);
+                assert_eq!(durable(&log, 1).offsets().log_end, 0);
+                let found = read_all(&durable(&log, 2), 0).await.0;
+                assert_eq!(found, kept);
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn the_memory_level_acks_early_and_never_gives_an_offset_out_twice() {
+    let (mut acked_early, mut lost_some) = (0, 0);
+    for seed in seeds(60) {
+        let simulation = simulation(seed);
+        let node = simulation.add_node();
+        let seen = simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                let partition = log.adopt(PartitionId(1), Durability::Memory);
+                append_acked(&log, &partition, &[0]).await;
+                let mut early = 0;
+                for value in 1..40 {
+                    let bytes = batch(&[value], Producer::NONE);
+                    let appended = partition.append(&Batch::parse_one(&bytes).unwrap(), 1).unwrap();
+                    early += u64::from(!appended.needs_sync());
+                    let _ = appended.acknowledge_unsynced();
+                    rt.sleep(Duration::from_micros(seed)).await;
+                }
+                (early, partition.offsets().high_watermark)
+            })
+            .unwrap();
+        acked_early += seen.0;
+        simulation.crash(node, Crash::PowerCut);
+        lost_some += simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                let partition = log.adopt(PartitionId(1), Durability::Memory);
+                let offset = append_acked(&log, &partition, &[99]).await;
+                assert!(offset >= seen.1, "seed {seed}: offset {offset} was visible before, up to {}", seen.1);
+                let (records, lost) = read_all(&partition, 0).await;
+                assert_eq!(records.last(), Some(&(offset, 99)));
+                assert_eq!(lost.len(), 1, "seed {seed}");
+                assert_eq!(lost[0].end, offset);
+                u64::from(records.len() < 41)
+            })
+            .unwrap();
+    }
+    assert!(acked_early > 1000, "{acked_early}");
+    assert!(lost_some > 0);
+}
+
+#[test]
+fn a_record_is_found_by_its_time_wherever_it_lies() {
+    runtime::sim::block_on(5, move |rt: SimRuntime| async move {
+        let log = open(&rt).await.unwrap();
+        let partition = durable(&log, 1);
+        for value in 0..500u64 {
+            log.admit().await;
+            append_acked(&log, &partition, &[value * 10, value * 10 + 5]).await;
+        }
+        assert!(log.stats().flushes > 2, "{:?}", log.stats());
+        for (time, expected) in [(0, 0), (1, 1), (5, 1), (6, 2), (2500, 500), (4990, 998), (4995, 999)] {
+            assert_eq!(partition.offset_at(time).await.unwrap().map(|found| found.0), Some(expected), "time {time}");
+        }
+        assert_eq!(partition.offset_at(4996).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn reads_outside_the_log_say_what_there_is() {
+    runtime::sim::block_on(6, move |rt: SimRuntime| async move {
+        let log = open(&rt).await.unwrap();
+        let partition = durable(&log, 1);
+        append_acked(&log, &partition, &[1, 2]).await;
+        let refused = partition.read(3, 100).await.map(|read| read.bytes);
+        assert!(matches!(refused, Err(ReadError::OutOfRange { log_start: 0, high_watermark: 2 })), "{refused:?}");
+        assert_eq!(partition.read(2, 100).await.unwrap().bytes, 0);
+        let large = batch(&(0..200).collect::<Vec<_>>(), Producer::NONE);
+        let refused = partition.append(&Batch::parse_one(&large).unwrap(), 1);
+        assert!(matches!(refused, Err(AppendError::TooLarge { .. })), "{refused:?}");
+    });
+}
