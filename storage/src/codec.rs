@@ -155,6 +155,23 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map_err(|_| self.malformed(field, bytes.len()))
     }
 
+    /// A 32-bit count of items that take at least `item_bytes_min` bytes each, and the items.
+    ///
+    /// # Errors
+    /// See [`Self::count`]; also those of `item`.
+    ///
+    /// # Panics
+    /// If `item_bytes_min` is 0.
+    pub fn list<T, C: FromIterator<T>>(
+        &mut self,
+        field: &'static str,
+        item_bytes_min: usize,
+        mut item: impl FnMut(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<C, DecodeError> {
+        let count = self.count(field, item_bytes_min)?;
+        (0..count).map(|_| item(self)).collect()
+    }
+
     /// Ends reading.
     ///
     /// # Errors

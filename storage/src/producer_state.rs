@@ -225,8 +225,8 @@ impl Producers {
     pub fn decode(bytes: &[u8], producers_max: usize, now: Instant) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         reader.number("version of the producers", VERSION)?;
-        let count = reader.count("count of producers", Producer::BYTES_MIN)?;
-        let by_id = (0..count).map(|_| Producer::decode(&mut reader, now)).collect::<Result<_, _>>()?;
+        let producer = |reader: &mut Reader<'_>| Producer::decode(reader, now);
+        let by_id = reader.list("count of producers", Producer::BYTES_MIN, producer)?;
         reader.finish()?;
         Ok(Self { by_id, producers_max })
     }

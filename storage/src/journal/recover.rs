@@ -189,8 +189,11 @@ impl<F: File> Reader<'_, F> {
         for (entry, payload) in entries(group) {
             match entry.kind {
                 EntryKind::Marker => {}
-                EntryKind::Edit if entry.base_offset == content.edit_next => {
-                    content.edit_next += 1;
+                EntryKind::Edit
+                    if entry.base_offset == content.edit_next
+                        && entry.next_offset.checked_sub(1) == Some(content.edit_next) =>
+                {
+                    content.edit_next = entry.next_offset;
                     content.recovered.edits.push(payload.to_vec());
                 }
                 kind => {

@@ -274,10 +274,8 @@ impl Flush {
         let intent = fields::intent(reader)?;
         let through = Flushed { salt: reader.u64("salt")?, lsn: reader.u64("LSN")? };
         let segments = fields::segments(reader)?;
-        let count = reader.count("count of partitions", FlushedPartition::BYTES_MIN)?;
-        let partitions = (0..count).map(|_| FlushedPartition::decode(reader)).collect::<Result<_, _>>()?;
-        let count = reader.count("count of dropped partitions", 8)?;
-        let dropped = (0..count).map(|_| fields::partition(reader)).collect::<Result<_, _>>()?;
+        let partitions = reader.list("count of partitions", FlushedPartition::BYTES_MIN, FlushedPartition::decode)?;
+        let dropped = reader.list("count of dropped partitions", 8, fields::partition)?;
         Ok(Self { intent, segments, through, partitions, dropped })
     }
 }

@@ -34,8 +34,7 @@ pub(super) fn put_segment_ids(out: &mut Vec<u8>, ids: &[SegmentId]) {
 }
 
 pub(super) fn segment_ids(reader: &mut Reader<'_>) -> Result<Vec<SegmentId>, DecodeError> {
-    let count = reader.count("count of segments", 8)?;
-    (0..count).map(|_| segment_id(reader)).collect()
+    reader.list("count of segments", 8, segment_id)
 }
 
 /// An intent by its first segment.
@@ -59,8 +58,7 @@ pub(super) fn put_segments(out: &mut Vec<u8>, segments: &[SegmentMeta]) {
 }
 
 pub(super) fn segments(reader: &mut Reader<'_>) -> Result<Vec<SegmentMeta>, DecodeError> {
-    let count = reader.count("count of segments", SEGMENT_BYTES_MIN)?;
-    (0..count).map(|_| segment(reader)).collect()
+    reader.list("count of segments", SEGMENT_BYTES_MIN, segment)
 }
 
 fn put_segment(out: &mut Vec<u8>, segment: &SegmentMeta) {
@@ -117,11 +115,9 @@ pub(super) fn put_epochs(out: &mut Vec<u8>, epochs: &[EpochStart]) {
 }
 
 pub(super) fn epochs(reader: &mut Reader<'_>) -> Result<Vec<EpochStart>, DecodeError> {
-    let count = reader.count("count of leader epochs", 12)?;
-    let start = |reader: &mut Reader<'_>| {
+    reader.list("count of leader epochs", 12, |reader| {
         Ok(EpochStart { leader_epoch: reader.i32("leader epoch")?, offset: reader.u64("first offset of the epoch")? })
-    };
-    (0..count).map(|_| start(reader)).collect()
+    })
 }
 
 pub(super) fn put_offsets(out: &mut Vec<u8>, offsets: &Range<u64>) {

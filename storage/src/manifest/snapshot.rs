@@ -56,9 +56,9 @@ impl State {
             segments: fields::segments(r)?,
             intents: intents(r)?,
             obsolete: fields::segment_ids(r)?.into_iter().collect::<BTreeSet<_>>(),
-            cuts: list(r, "count of cuts", 24, fields::cut)?,
-            dropped: list(r, "count of dropped partitions", 16, |r| Ok((fields::partition(r)?, r.u64("LSN")?)))?,
-            partitions: list(r, "count of partitions", Partition::BYTES_MIN, |r| {
+            cuts: r.list("count of cuts", 24, fields::cut)?,
+            dropped: r.list("count of dropped partitions", 16, |r| Ok((fields::partition(r)?, r.u64("LSN")?)))?,
+            partitions: r.list("count of partitions", Partition::BYTES_MIN, |r| {
                 Ok((fields::partition(r)?, Partition::decode(r)?))
             })?,
         };
@@ -96,8 +96,8 @@ impl Partition {
                 true => Some(fields::refusal(r)?),
                 false => None,
             },
-            lost: list(r, "count of lost ranges", 16, fields::offsets)?,
-            clips: list(r, "count of clips", 16, fields::clip)?,
+            lost: r.list("count of lost ranges", 16, fields::offsets)?,
+            clips: r.list("count of clips", 16, fields::clip)?,
             quarantined: r.bool("quarantined")?,
             producers: r.bytes("producers")?.to_vec(),
         })
@@ -105,19 +105,9 @@ impl Partition {
 }
 
 fn intents(reader: &mut Reader<'_>) -> Result<BTreeMap<SegmentId, u32>, DecodeError> {
-    list(reader, "count of intents", 12, |reader| {
+    reader.list("count of intents", 12, |reader| {
         let (first, count) = (fields::segment_id(reader)?, reader.u32("count of intended segments")?);
         let possible = count <= INTENT_SEGMENTS_MAX && first.0.checked_add(count.into()).is_some();
         if possible { Ok((first, count)) } else { Err(reader.malformed("intent", 12)) }
     })
-}
-
-fn list<'a, T, C: FromIterator<T>>(
-    reader: &mut Reader<'a>,
-    field: &'static str,
-    item_bytes_min: usize,
-    mut item: impl FnMut(&mut Reader<'a>) -> Result<T, DecodeError>,
-) -> Result<C, DecodeError> {
-    let count = reader.count(field, item_bytes_min)?;
-    (0..count).map(|_| item(reader)).collect()
 }

@@ -1,0 +1,27 @@
+//! MetaLog: the only home of topics, their placement, leader epochs and producer ids.
+//!
+//! ```text
+//!   propose(command) ──> queue ──> apply to the state ──> journal, durable ──> publish a snapshot ──> answer
+//!                                   what queued up meanwhile is the next group
+//! ```
+//!
+//! Shard 0 owns it. All else is told: a shard holds an immutable [`Snapshot`], and whatever was answered is in the
+//! newest one, so [`MetaLog::snapshot`] is the read barrier of a cluster of one node.
+//!
+//! - [`state`](State): a deterministic state machine: commands go in, outcomes come out;
+//! - [`command`](Command): the commands and their bytes;
+//! - `snapshot`: the whole state as bytes, and what shards hold;
+//! - `topic`: a topic and its name;
+//! - `log`: the journal under it all, and the one task that writes it.
+
+mod command;
+mod log;
+mod snapshot;
+mod state;
+mod topic;
+
+pub use command::Command;
+pub use log::{MetaLog, OpenError, ProposeError};
+pub use snapshot::Snapshot;
+pub use state::{ClusterId, Outcome, PRODUCER_IDS_PER_BLOCK, Refusal, State};
+pub use topic::{Topic, TopicName, TopicNameError, TopicPartition};

@@ -1,0 +1,115 @@
+//! The whole state: as bytes, which a metadata file begins with and `storage/FORMAT.md` specifies, and as what each
+//! shard holds.
+
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
+
+use storage::codec::{DecodeError, Reader, put_bytes, put_count};
+use wire::{Durability, PartitionId, TopicId};
+
+use super::{
+    command::{put_settings, read_name, read_settings},
+    state::{ClusterId, State},
+    topic::{Topic, TopicName, TopicPartition},
+};
+
+/// Version of the encoding.
+const VERSION: u8 = 1;
+
+/// The state after some command, immutable, for any shard.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// How many commands it holds: the higher, the newer.
+    pub version: u64,
+    /// The state.
+    pub state: State,
+}
+
+impl Deref for Snapshot {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl State {
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.cluster_id.0.to_le_bytes());
+        out.push(self.node_id.is_some().into());
+        out.extend_from_slice(&self.node_id.unwrap_or_default().to_le_bytes());
+        out.extend_from_slice(&self.leader_epoch.to_le_bytes());
+        out.extend_from_slice(&self.next_partition.to_le_bytes());
+        out.extend_from_slice(&self.next_producer_id.to_le_bytes());
+        put_count(&mut out, self.logs.len());
+        self.logs.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+        put_count(&mut out, self.topics.len());
+        self.topics.iter().for_each(|(name, topic)| put_topic(&mut out, name, topic));
+        put_count(&mut out, self.tombstones.len());
+        for (&id, &log) in &self.tombstones {
+            put_partition(&mut out, TopicPartition { id, log });
+        }
+        out
+    }
+
+    /// Reads a state.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let r = &mut reader;
+        r.number("version of the snapshot", VERSION)?;
+        let cluster_id = ClusterId(r.u128("cluster id")?);
+        let (has_node_id, node_id) = (r.bool("presence of a node id")?, r.u32("node id")?);
+        let (leader_epoch, next_partition) = (r.i32("leader epoch")?, r.u64("next partition")?);
+        let next_producer_id = r.i64("next producer id")?;
+        let logs: Vec<_> = r.list("count of logs", 16, |r| r.u128("log id"))?;
+        let topics = r.list("count of topics", 29, |r| read_topic(r, logs.len()))?;
+        let tombstones: Vec<_> = r.list("count of tombstones", 12, |r| read_partition(r, logs.len()))?;
+        reader.finish()?;
+        Ok(Self {
+            cluster_id,
+            node_id: has_node_id.then_some(node_id),
+            leader_epoch,
+            logs,
+            topics,
+            tombstones: tombstones.into_iter().map(|partition| (partition.id, partition.log)).collect(),
+            next_partition,
+            next_producer_id,
+        })
+    }
+}
+
+fn put_topic(out: &mut Vec<u8>, name: &TopicName, topic: &Topic) {
+    put_bytes(out, name.as_bytes());
+    out.extend_from_slice(&topic.id.0.to_le_bytes());
+    put_settings(out, &topic.settings);
+    put_count(out, topic.partitions.len());
+    topic.partitions.iter().for_each(|&partition| put_partition(out, partition));
+}
+
+fn read_topic(r: &mut Reader<'_>, logs: usize) -> Result<(TopicName, Arc<Topic>), DecodeError> {
+    let name = read_name(r)?;
+    let id = TopicId(r.u128("topic id")?);
+    let settings = read_settings(r)?;
+    let durability = read_durability(r, &settings)?;
+    let partitions = r.list("count of partitions", 12, |r| read_partition(r, logs))?;
+    Ok((name, Arc::new(Topic { id, durability, settings, partitions })))
+}
+
+fn read_durability(r: &Reader<'_>, settings: &BTreeMap<String, String>) -> Result<Durability, DecodeError> {
+    let level = settings.get(Durability::SETTING).map_or(Ok(Durability::default()), |level| level.parse());
+    level.map_err(|_| r.malformed("durability", 0))
+}
+
+fn put_partition(out: &mut Vec<u8>, partition: TopicPartition) {
+    out.extend_from_slice(&partition.id.0.to_le_bytes());
+    out.extend_from_slice(&partition.log.to_le_bytes());
+}
+
+fn read_partition(r: &mut Reader<'_>, logs: usize) -> Result<TopicPartition, DecodeError> {
+    let partition = TopicPartition { id: PartitionId(r.u64("partition")?), log: r.u32("log of a partition")? };
+    if (partition.log as usize) < logs { Ok(partition) } else { Err(r.malformed("log of a partition", 4)) }
+}

@@ -1,0 +1,294 @@
+//! What MetaLog knows, as a deterministic state machine: the same commands in the same order give the same state and
+//! the same outcomes, on any node and in any replay.
+//!
+//! The one hard idea: numbers are never given out twice. Partitions, producer ids and leader epochs come from counters
+//! that only rise, and a command that was refused changed nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+    sync::Arc,
+};
+
+use wire::{Durability, PartitionId, TopicId, UnknownDurability};
+
+use super::{
+    command::Command,
+    topic::{Topic, TopicName, TopicPartition},
+};
+
+/// Producer ids are made durable in blocks of this many, before the first of a block is used.
+pub const PRODUCER_IDS_PER_BLOCK: i64 = 1_000;
+
+/// Partitions of one topic, at most.
+const TOPIC_PARTITIONS_MAX: u32 = 100_000;
+
+/// Partitions of all topics, at most, those of deleted topics included until they are gone.
+const PARTITIONS_MAX: usize = 1_000_000;
+
+/// Settings of one topic, at most.
+const SETTINGS_MAX: usize = 64;
+
+/// Bytes of a setting's name or value, at most.
+const SETTING_BYTES_MAX: usize = 4096;
+
+/// Logs, at most: one a shard.
+const LOGS_MAX: usize = 1024;
+
+/// A cluster's id: random, drawn when its metadata was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterId(pub u128);
+
+/// All metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// The node whose data directory this is; `None` before its first start.
+    pub node_id: Option<u32>,
+    /// The latest leader epoch; 0 before the first start.
+    pub leader_epoch: i32,
+    /// Logs by their number, which is that of the shard they were made for, each with its own id.
+    pub logs: Vec<u128>,
+    /// Topics by name. Shared, so that a copy of the state costs little.
+    pub topics: BTreeMap<TopicName, Arc<Topic>>,
+    /// Partitions of deleted topics that the log they lived in has not confirmed to be gone.
+    pub tombstones: BTreeMap<PartitionId, u32>,
+    /// The next partition's number.
+    pub next_partition: u64,
+    /// The next block's first producer id.
+    pub next_producer_id: i64,
+}
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// What it says, and there is nothing to tell.
+    Done,
+    /// The leader epoch of whatever the node leads from now on.
+    LeaderEpoch(i32),
+    /// The topic created or deleted.
+    Topic(TopicId),
+    /// Producer ids that nobody else gets.
+    ProducerIds(Range<i64>),
+}
+
+/// Why a command was refused. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The data directory is another node's.
+    #[error("the data directory belongs to node {expected}, this is node {found}; set node_id back, or dir to another")]
+    OtherNode {
+        /// The node that started here first.
+        expected: u32,
+        /// The node that starts now.
+        found: u32,
+    },
+    /// Every leader epoch was used.
+    #[error("leader epochs are used up")]
+    NoMoreEpochs,
+    /// Every producer id was used.
+    #[error("producer ids are used up")]
+    NoMoreProducerIds,
+    /// A log is registered twice.
+    #[error("log {id:032x} is registered already")]
+    LogKnown {
+        /// Its id.
+        id: u128,
+    },
+    /// There are more logs than shards can be.
+    #[error("there can be {LOGS_MAX} logs, not {logs}")]
+    TooManyLogs {
+        /// How many there would be.
+        logs: usize,
+    },
+    /// Partitions have nowhere to live.
+    #[error("no log is registered")]
+    NoLog,
+    /// The name is taken.
+    #[error("topic {name} exists already")]
+    TopicExists {
+        /// The name.
+        name: TopicName,
+    },
+    /// There is no topic of that name.
+    #[error("there is no topic {name}")]
+    UnknownTopic {
+        /// The name.
+        name: TopicName,
+    },
+    /// A topic has at least one partition, and not too many.
+    #[error("a topic has 1 to {TOPIC_PARTITIONS_MAX} partitions, not {found}")]
+    PartitionCount {
+        /// What was asked for.
+        found: u32,
+    },
+    /// The cluster has too many partitions.
+    #[error("the cluster can have {PARTITIONS_MAX} partitions, and {found} would be too many")]
+    TooManyPartitions {
+        /// How many there would be.
+        found: usize,
+    },
+    /// More settings than there are.
+    #[error("a topic has at most {SETTINGS_MAX} settings, not {found}")]
+    TooManySettings {
+        /// How many were given.
+        found: usize,
+    },
+    /// A setting's name or value is too long.
+    #[error("setting {name:.64} takes {bytes} bytes, at most {SETTING_BYTES_MAX} are allowed")]
+    SettingTooLong {
+        /// Its name.
+        name: String,
+        /// The longer one's length.
+        bytes: usize,
+    },
+    /// The setting that says what an ack means has a value without meaning.
+    #[error("setting {setting}: {source}", setting = Durability::SETTING)]
+    Durability {
+        /// What it says.
+        #[from]
+        source: UnknownDurability,
+    },
+}
+
+impl State {
+    /// The state of a new cluster.
+    pub fn new(cluster_id: ClusterId) -> Self {
+        Self { cluster_id, ..Self::default() }
+    }
+
+    /// Carries out a command.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn apply(&mut self, command: &Command) -> Result<Outcome, Refusal> {
+        match command {
+            Command::StartNode { node_id } => self.start_node(*node_id),
+            Command::RegisterLogs { ids } => self.register_logs(ids),
+            Command::CreateTopic { id, name, partitions, settings } => {
+                self.create_topic(*id, name, *partitions, settings)
+            }
+            Command::DeleteTopic { name } => self.delete_topic(name),
+            Command::ConfirmDropped { partitions } => {
+                for partition in partitions {
+                    self.tombstones.remove(partition);
+                }
+                Ok(Outcome::Done)
+            }
+            Command::ReserveProducerIds => self.reserve_producer_ids(),
+        }
+    }
+
+    fn start_node(&mut self, node_id: u32) -> Result<Outcome, Refusal> {
+        if let Some(expected) = self.node_id.filter(|&expected| expected != node_id) {
+            return Err(Refusal::OtherNode { expected, found: node_id });
+        }
+        self.leader_epoch = self.leader_epoch.checked_add(1).ok_or(Refusal::NoMoreEpochs)?;
+        self.node_id = Some(node_id);
+        Ok(Outcome::LeaderEpoch(self.leader_epoch))
+    }
+
+    fn register_logs(&mut self, ids: &[u128]) -> Result<Outcome, Refusal> {
+        let logs = self.logs.len() + ids.len();
+        if logs > LOGS_MAX {
+            return Err(Refusal::TooManyLogs { logs });
+        }
+        let mut known: BTreeSet<_> = self.logs.iter().copied().collect();
+        if let Some(&id) = ids.iter().find(|&&id| !known.insert(id)) {
+            return Err(Refusal::LogKnown { id });
+        }
+        self.logs.extend(ids);
+        Ok(Outcome::Done)
+    }
+
+    fn create_topic(
+        &mut self,
+        id: TopicId,
+        name: &TopicName,
+        partitions: u32,
+        settings: &BTreeMap<String, String>,
+    ) -> Result<Outcome, Refusal> {
+        if self.topics.contains_key(name) {
+            return Err(Refusal::TopicExists { name: name.clone() });
+        }
+        self.check_partition_count(partitions)?;
+        check_settings(settings)?;
+        let durability = match settings.get(Durability::SETTING) {
+            Some(level) => level.parse::<Durability>()?,
+            None => Durability::default(),
+        };
+        let partitions = self.place(partitions)?;
+        self.next_partition += partitions.len() as u64;
+        let topic = Topic { id, durability, settings: settings.clone(), partitions };
+        self.topics.insert(name.clone(), Arc::new(topic));
+        Ok(Outcome::Topic(id))
+    }
+
+    fn check_partition_count(&self, partitions: u32) -> Result<(), Refusal> {
+        if !(1..=TOPIC_PARTITIONS_MAX).contains(&partitions) {
+            return Err(Refusal::PartitionCount { found: partitions });
+        }
+        let existing: usize = self.topics.values().map(|topic| topic.partitions.len()).sum();
+        let found = existing + self.tombstones.len() + partitions as usize;
+        let numbered = self.next_partition.checked_add(partitions.into()).is_some();
+        if found <= PARTITIONS_MAX && numbered { Ok(()) } else { Err(Refusal::TooManyPartitions { found }) }
+    }
+
+    /// Gives each of `count` new partitions a number, and the log that has the fewest by then.
+    fn place(&self, count: u32) -> Result<Vec<TopicPartition>, Refusal> {
+        let mut loads = vec![0u64; self.logs.len()];
+        for partition in self.topics.values().flat_map(|topic| &topic.partitions) {
+            loads[partition.log as usize] += 1;
+        }
+        // The lowest number among equals, so that every replay decides alike.
+        let place = |id| {
+            let least = loads.iter().enumerate().min_by_key(|&(_, load)| load).map(|(log, _)| log);
+            let log = least.ok_or(Refusal::NoLog)?;
+            loads[log] += 1;
+            Ok(TopicPartition { id: PartitionId(id), log: log as u32 })
+        };
+        (self.next_partition..).take(count as usize).map(place).collect()
+    }
+
+    fn delete_topic(&mut self, name: &TopicName) -> Result<Outcome, Refusal> {
+        let topic = self.topics.remove(name).ok_or_else(|| Refusal::UnknownTopic { name: name.clone() })?;
+        self.tombstones.extend(topic.partitions.iter().map(|partition| (partition.id, partition.log)));
+        Ok(Outcome::Topic(topic.id))
+    }
+
+    fn reserve_producer_ids(&mut self) -> Result<Outcome, Refusal> {
+        let first = self.next_producer_id;
+        self.next_producer_id = first.checked_add(PRODUCER_IDS_PER_BLOCK).ok_or(Refusal::NoMoreProducerIds)?;
+        Ok(Outcome::ProducerIds(first..self.next_producer_id))
+    }
+}
+
+fn check_settings(settings: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    if settings.len() > SETTINGS_MAX {
+        return Err(Refusal::TooManySettings { found: settings.len() });
+    }
+    for (name, value) in settings {
+        let bytes = name.len().max(value.len());
+        if bytes > SETTING_BYTES_MAX {
+            return Err(Refusal::SettingTooLong { name: name.clone(), bytes });
+        }
+    }
+    Ok(())
+}
+
+/// 22 characters of base64 without padding, in the alphabet that needs no escaping anywhere.
+impl fmt::Display for ClusterId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        // The last of 22 characters holds the two lowest bits and four zeros.
+        let text: String = (0..22)
+            .map(|index| {
+                let bits = if index < 21 { self.0 >> (122 - 6 * index) } else { self.0 << 4 };
+                char::from(ALPHABET[(bits & 63) as usize])
+            })
+            .collect();
+        formatter.pad(&text)
+    }
+}
