@@ -144,7 +144,9 @@ where
     /// Writes one output; nothing is created if nothing of it counts any more.
     async fn write(&self, output: &Planned, dir: &Path, id: SegmentId) -> Result<Option<SegmentMeta>, MergeError> {
         let mut writer = None;
-        let mut cursors: Vec<_> = self.inputs.iter().map(|input| Cursor::new(&self.rt, &input.reader)).collect();
+        let last = *output.partitions.last().expect("an output holds at least one partition");
+        let cursor = |input: &Input<R>| Cursor::new(&self.rt, &input.reader, last);
+        let mut cursors: Vec<_> = self.inputs.iter().map(cursor).collect();
         for &partition in &output.partitions {
             let mut merged = 0;
             for (input, cursor) in self.inputs.iter().zip(&mut cursors) {
@@ -213,6 +215,8 @@ struct Cursor<R: Runtime> {
     /// Bytes of the file from `window_start` on, proven: whole batches, of any partitions.
     window: Option<R::Frozen>,
     window_start: u64,
+    /// Nothing is wanted from here on.
+    end: u64,
 }
 
 /// Whole batches of one partition, all of which count.
@@ -223,9 +227,11 @@ struct Piece<F> {
 }
 
 impl<R: Runtime> Cursor<R> {
-    fn new(rt: &R, reader: &Rc<SegmentReader<R>>) -> Self {
+    /// A cursor that will be asked for partitions up to `last`.
+    fn new(rt: &R, reader: &Rc<SegmentReader<R>>, last: PartitionId) -> Self {
+        let end = reader.footer().partitions_end(last);
         let (rt, reader) = (rt.clone(), Rc::clone(reader));
-        Self { rt, reader, number: 0, span: 0..0, offsets: 0..0, window: None, window_start: 0 }
+        Self { rt, reader, number: 0, span: 0..0, offsets: 0..0, window: None, window_start: 0, end }
     }
 
     /// Turns to a partition, which lies behind those before.
@@ -266,7 +272,7 @@ impl<R: Runtime> Cursor<R> {
             self.rt.sleep(Duration::ZERO).await;
             self.window = None;
             let start = self.span.start;
-            window_end = self.reader.footer().batch_end(start, self.reader.read_limit(start, bytes_max));
+            window_end = self.reader.footer().batch_end(start, self.reader.read_limit(start, bytes_max)).min(self.end);
             self.window = Some(self.reader.verified(start..window_end).await?);
             self.window_start = start;
         }

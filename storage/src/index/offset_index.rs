@@ -1,7 +1,7 @@
 //! Offset to position, sparse: one entry an interval of batches.
 //!
 //! The one hard idea: offsets grow almost evenly with bytes, so a straight line through the first and the last entry
-//! lands next to the right one. A lookup searches a few entries around that guess and widens only when it missed, which
+//! lands on the right one or near it. A lookup looks there, then searches around it, and widens only when it missed; it
 //! touches a cache line or two where a binary search over everything touches a dozen.
 
 use std::{hint::select_unpredictable, ops::Range};
@@ -13,8 +13,8 @@ pub const ENTRY_BYTES: usize = 16;
 /// to be walked is therefore shorter than this, or one batch.
 pub const INTERVAL_BYTES: u64 = 8 * 1024;
 
-/// How far around the guess the first look goes, in entries.
-const REACH: usize = 8;
+/// How many times further the search goes around the guess each time it missed.
+const WIDENING: usize = 32;
 
 /// Where a batch lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,8 @@ pub struct Entry {
 pub struct OffsetIndex<'a> {
     entries: &'a [[u8; ENTRY_BYTES]],
     first_offset: u64,
-    entries_per_offset: f64,
+    /// Slope of the line, as a fraction of 2^64.
+    entries_per_offset: u64,
 }
 
 impl<'a> OffsetIndex<'a> {
@@ -41,8 +42,9 @@ impl<'a> OffsetIndex<'a> {
         let first_offset = entries.first().map_or(0, offset_of);
         let last_offset = entries.last().map_or(0, offset_of);
         let offsets = last_offset.saturating_sub(first_offset).max(1);
-        let entries_per_offset = entries.len().saturating_sub(1) as f64 / offsets as f64;
-        Self { entries, first_offset, entries_per_offset }
+        // Never above 1, as no two entries have the same offset; the conversion saturates.
+        let slope = entries.len().saturating_sub(1) as f64 / offsets as f64;
+        Self { entries, first_offset, entries_per_offset: (slope * 2f64.powi(64)) as u64 }
     }
 
     /// Number of entries.
@@ -69,15 +71,15 @@ impl<'a> OffsetIndex<'a> {
         if self.entries.is_empty() || offset < self.first_offset {
             return None;
         }
-        let guess = ((offset - self.first_offset) as f64 * self.entries_per_offset) as usize;
-        let guess = guess.min(self.entries.len() - 1);
-        let mut reach = REACH;
+        let guess = (u128::from(offset - self.first_offset) * u128::from(self.entries_per_offset)) >> 64;
+        let guess = (guess as usize).min(self.entries.len() - 1);
+        let mut reach = 0;
         loop {
-            let around = guess.saturating_sub(reach)..(guess + reach).min(self.entries.len());
+            let around = guess.saturating_sub(reach)..(guess + 1 + reach).min(self.entries.len());
             if self.encloses(&around, offset) {
                 return Some(self.floor_in(around, offset));
             }
-            reach *= REACH;
+            reach = (reach + 1) * WIDENING;
         }
     }
 

@@ -78,4 +78,9 @@ impl<'a> Directory<'a> {
     pub(super) fn find(&self, partition: PartitionId) -> Option<usize> {
         self.entries.binary_search_by_key(&partition.0, |raw| u64_at(raw, 0)).ok()
     }
+
+    /// The first entry of a partition behind `partition`.
+    pub(super) fn behind(&self, partition: PartitionId) -> Option<DirectoryEntry> {
+        self.get(self.entries.partition_point(|raw| u64_at(raw, 0) <= partition.0))
+    }
 }

@@ -145,6 +145,11 @@ impl Footer {
         })
     }
 
+    /// Where the batches of all partitions up to and with `partition` end, in bytes from the start of the file.
+    pub fn partitions_end(&self, partition: PartitionId) -> u64 {
+        self.directory().behind(partition).map_or(self.batches_end, |next| next.position)
+    }
+
     /// Where a read that starts at the batch at `position` may end: the last known end of a batch up to `limit`, or the
     /// first one behind `position` if that lies further. Batches of several partitions may lie between.
     pub fn batch_end(&self, position: u64, limit: u64) -> u64 {
@@ -165,6 +170,9 @@ impl Footer {
     ///
     /// # Errors
     /// [`FormatError::Checksum`].
+    ///
+    /// # Panics
+    /// If the file has no such block in front of its footer.
     pub fn check_block(&self, number: u64, bytes: &[u8]) -> Result<(), FormatError> {
         let position = number * BLOCK_BYTES as u64;
         let checksums = self.section(&self.block_checksums);

@@ -175,11 +175,12 @@ impl<R: Runtime> SegmentReader<R> {
         let start = first_block * block_bytes;
         let end = range.end.next_multiple_of(block_bytes).min(self.footer.position());
         let bytes = read(&self.file, &self.path, start..end).await?;
-        for (number, block) in (first_block..).zip(bytes.chunks(BLOCK_BYTES)) {
-            self.footer.check_block(number, block).map_err(SegmentError::format(&self.path))?;
-            if (number + 1 - first_block).is_multiple_of(BLOCKS_PER_TURN as u64) {
+        for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+            if index > 0 && index.is_multiple_of(BLOCKS_PER_TURN) {
                 self.rt.sleep(Duration::ZERO).await;
             }
+            let number = first_block + index as u64;
+            self.footer.check_block(number, block).map_err(SegmentError::format(&self.path))?;
         }
         Ok(bytes.slice((range.start - start) as usize..(range.end - start) as usize))
     }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use storage::segment::{
     Footer, SegmentId,
-    format::{FormatError, Identity, SectionKind, encode_footer},
+    format::{FormatError, Identity, SectionKind, TABLE_ENTRY_BYTES, TRAILER_BYTES, encode_footer},
 };
 
 #[path = "../../fuzz/src/lib.rs"]
@@ -99,6 +99,59 @@ fn entries_that_contradict_each_other_are_refused() {
     }
 }
 
+/// A sound footer, changed where its table or trailer lies, under a checksum that holds.
+fn forged(forge: impl FnOnce(&mut [u8])) -> Box<[u8]> {
+    let sections = sections();
+    let sections: Vec<_> = sections.iter().map(|(kind, required, bytes)| (*kind, *required, &bytes[..])).collect();
+    let sections_bytes: usize = sections.iter().map(|(_, _, bytes)| bytes.len()).sum();
+    let mut bytes = encode_footer(&IDENTITY, 20_480, 16_384, &sections);
+    let crc_position = bytes.len() - 4;
+    forge(&mut bytes[sections_bytes..crc_position]);
+    let crc = crc32c::crc32c(&bytes[sections_bytes..crc_position]);
+    bytes[crc_position..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn sections_lie_back_to_back_and_inside_the_footer() {
+    assert!(Footer::parse(forged(|_| ()), 20_480).is_ok());
+    for section in 0..5 {
+        for (field, change) in [(8, 1), (8, u64::MAX), (16, 1), (16, u64::MAX), (16, 1 << 40)] {
+            let parsed = Footer::parse(
+                forged(|table| {
+                    let place = section * TABLE_ENTRY_BYTES + field;
+                    let value = u64::from_le_bytes(table[place..place + 8].try_into().unwrap());
+                    table[place..place + 8].copy_from_slice(&value.wrapping_add(change).to_le_bytes());
+                }),
+                20_480,
+            );
+            assert!(matches!(parsed, Err(FormatError::Inconsistent { .. })), "section {section}: {parsed:?}");
+        }
+    }
+}
+
+#[test]
+fn a_trailer_that_points_elsewhere_is_refused() {
+    let trailer_of = |table: &mut [u8]| table.len() + 4 - TRAILER_BYTES;
+    for field in [32, 40, 48] {
+        for value in [0, 1, 4096, 20_481, 24_576, 1 << 40, u64::MAX] {
+            let footer = forged(|table| {
+                let place = trailer_of(table) + field;
+                table[place..place + 8].copy_from_slice(&u64::to_le_bytes(value));
+            });
+            let parsed = Footer::parse(footer, 20_480);
+            assert!(parsed.is_err(), "field {field} is {value}: {parsed:?}");
+        }
+    }
+    for count in [0, 4, 6, 257, u32::MAX] {
+        let footer = forged(|table| {
+            let place = trailer_of(table) + 56;
+            table[place..place + 4].copy_from_slice(&u32::to_le_bytes(count));
+        });
+        assert!(Footer::parse(footer, 20_480).is_err(), "{count} sections");
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..6_000)) {
@@ -117,5 +170,19 @@ proptest! {
         }
         let sections: Vec<_> = sections.iter().map(|(kind, required, bytes)| (*kind, *required, &bytes[..])).collect();
         checks::segment_footer_looked_up(encode_footer(&IDENTITY, 20_480, 16_384, &sections), 20_480);
+    }
+
+    #[test]
+    fn tables_changed_under_a_sound_checksum_do_no_harm(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let footer = forged(|table| {
+            // The table and the trailer, not the zeros between.
+            let places: Vec<_> = (0..5 * TABLE_ENTRY_BYTES).chain(table.len() + 4 - TRAILER_BYTES..table.len()).collect();
+            for (place, byte) in changes {
+                table[*place.get(&places)] = byte;
+            }
+        });
+        checks::segment_footer_looked_up(footer, 20_480);
     }
 }
