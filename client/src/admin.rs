@@ -1,0 +1,364 @@
+//! Topics, offsets, counters and health: what an operator asks, and what tests and tools need.
+//!
+//! Questions are asked again until the request timeout is over. A change is asked for again only while it certainly was not
+//! made; after that its outcome is unknown and the error says so.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use wire::{
+    Durability, ErrorCode, PartitionId, TopicId,
+    api::{Setting, health, list_offsets, stats, topic_create, topic_delete, topic_describe, topic_list},
+};
+
+use crate::{
+    client::{Inner, Repeat},
+    error::Error,
+};
+
+pub use wire::api::health::State;
+
+/// Calls that manage a cluster; made by [`Client::admin`](crate::Client::admin).
+#[derive(Debug, Clone)]
+pub struct Admin {
+    client: Arc<Inner>,
+}
+
+/// A topic to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTopic {
+    name: String,
+    partition_count: u32,
+    settings: BTreeMap<String, String>,
+}
+
+/// A topic in one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicSummary {
+    /// Its name.
+    pub name: String,
+    /// Its id; a topic deleted and created anew has another.
+    pub id: TopicId,
+    /// How many partitions it has.
+    pub partition_count: u32,
+    /// What its acknowledgements mean.
+    pub durability: Durability,
+}
+
+/// A topic in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicDescription {
+    /// Its name.
+    pub name: String,
+    /// Its id; a topic deleted and created anew has another.
+    pub id: TopicId,
+    /// What its acknowledgements mean.
+    pub durability: Durability,
+    /// The settings that it was created with, by name.
+    pub settings: BTreeMap<String, String>,
+    /// Its partitions, by number.
+    pub partitions: Vec<PartitionDescription>,
+}
+
+/// A partition: where it lives and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionDescription {
+    /// Its number in the topic, from 0.
+    pub partition: u32,
+    /// Its id on the wire and on disk.
+    pub id: PartitionId,
+    /// Why it cannot be used: [`ErrorCode::None`] when it can.
+    pub error: ErrorCode,
+    /// The node that leads it.
+    pub leader_node: u32,
+    /// The epoch of that leadership.
+    pub leader_epoch: u32,
+    /// The shard of that node.
+    pub shard: u16,
+    /// The first offset that can be read.
+    pub log_start_offset: u64,
+    /// The first offset that consumers may not read yet.
+    pub high_watermark: u64,
+    /// The offset that the next record gets.
+    pub log_end_offset: u64,
+    /// Bytes of its batches, in memory or on disk.
+    pub bytes: u64,
+}
+
+/// A place in a partition, in words or as a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OffsetAt {
+    /// The first record there is.
+    Earliest,
+    /// Where the next record will be.
+    Latest,
+    /// The first record with this timestamp or a later one, in milliseconds since 1970; [`Self::Latest`] if there is none.
+    Timestamp(i64),
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// The worst state of any shard.
+    pub state: State,
+    /// By number.
+    pub shards: Vec<ShardHealth>,
+}
+
+/// How a shard is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardHealth {
+    /// Its number, from 0.
+    pub shard: u16,
+    /// How it is.
+    pub state: State,
+    /// What is the matter; empty when it serves.
+    pub reason: String,
+}
+
+impl NewTopic {
+    /// A topic of one partition, with the broker's default settings.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), partition_count: 1, settings: BTreeMap::new() }
+    }
+
+    /// How many partitions, at least 1. Default: 1.
+    pub fn partitions(mut self, count: u32) -> Self {
+        self.partition_count = count;
+        self
+    }
+
+    /// What an acknowledgement means. Default: [`Durability::Durable`].
+    pub fn durability(self, durability: Durability) -> Self {
+        self.setting(Durability::SETTING, durability.name())
+    }
+
+    /// A topic setting, such as `retention.ms`. The last value of a name counts.
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl Admin {
+    pub(crate) fn new(client: Arc<Inner>) -> Self {
+        Self { client }
+    }
+
+    /// Creates a topic; when this returns it can be produced to. Returns its id.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `TopicExists`, `InvalidTopicName`, `InvalidPartitions` or `InvalidConfig`;
+    /// [`Error::OutcomeUnknown`] when the connection broke before the answer.
+    pub async fn create_topic(&self, topic: NewTopic) -> Result<TopicId, Error> {
+        let settings: Vec<_> = topic.settings.iter().map(|(key, value)| Setting { key, value }).collect();
+        let request = topic_create::Request {
+            name: &topic.name,
+            partition_count: topic.partition_count,
+            settings: (&settings).into(),
+        };
+        let operation = format!("create topic {}", topic.name);
+        let created = self.client.ask(&operation, Repeat::Harmful, &request, |response| {
+            let response: topic_create::Response<'_> = response.message()?;
+            Ok(response.topic)
+        });
+        created.await
+    }
+
+    /// Deletes a topic and all its records, for good. Returns the id it had.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`]; [`Error::OutcomeUnknown`] when the connection broke before the answer.
+    pub async fn delete_topic(&self, name: &str) -> Result<TopicId, Error> {
+        let request = topic_delete::Request { name };
+        let operation = format!("delete topic {name}");
+        let deleted = self.client.ask(&operation, Repeat::Harmful, &request, |response| {
+            let response: topic_delete::Response = response.message()?;
+            Ok(response.topic)
+        });
+        deleted.await.map_err(|error| named(error, name))
+    }
+
+    /// Every topic, by name.
+    ///
+    /// # Errors
+    /// When no broker answers within the request timeout.
+    pub async fn list_topics(&self) -> Result<Vec<TopicSummary>, Error> {
+        let listed = self.client.ask("list topics", Repeat::Harmless, &topic_list::Request, |response| {
+            let response: topic_list::Response<'_> = response.message()?;
+            Ok(response.topics.iter().map(TopicSummary::from).collect())
+        });
+        listed.await
+    }
+
+    /// A topic in full.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`]; when no broker answers within the request timeout.
+    pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, Error> {
+        let names = [name];
+        let request = topic_describe::Request { names: (&names).into() };
+        let operation = format!("describe topic {name}");
+        let described = self.client.ask(&operation, Repeat::Harmless, &request, |response| {
+            let response: topic_describe::Response<'_> = response.message()?;
+            let found = response.topics.iter().next().map(|topic| (topic.error, TopicDescription::from(topic)));
+            Ok(found.unwrap_or_else(|| (ErrorCode::Internal, TopicDescription::unknown(name))))
+        });
+        match described.await? {
+            (ErrorCode::None, topic) => Ok(topic),
+            (code, _) => Err(named(Error::refused(operation, &self.client.address(), code, ""), name)),
+        }
+    }
+
+    /// The offset at a place in each partition of a topic, by partition number.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`]; the first partition's error if any has one.
+    pub async fn list_offsets(&self, topic: &str, at: OffsetAt) -> Result<Vec<u64>, Error> {
+        let topic = self.client.topic(topic).await?;
+        let places: Vec<_> = (0..topic.partition_count()).map(|partition| (partition, at)).collect();
+        self.client.list_offsets(&topic, &places).await
+    }
+
+    /// Every counter of the node that this client is connected to, by name; the unit stands last in each name.
+    ///
+    /// # Errors
+    /// When the broker does not answer within the request timeout.
+    pub async fn stats(&self) -> Result<BTreeMap<String, u64>, Error> {
+        let counted = self.client.ask("read counters", Repeat::Harmless, &stats::Request, |response| {
+            let response: stats::Response<'_> = response.message()?;
+            Ok(response.counters.iter().map(|counter| (counter.name.to_owned(), counter.value)).collect())
+        });
+        counted.await
+    }
+
+    /// How the node is that this client is connected to.
+    ///
+    /// # Errors
+    /// When the broker does not answer within the request timeout.
+    pub async fn health(&self) -> Result<Health, Error> {
+        let asked = self.client.ask("ask for health", Repeat::Harmless, &health::Request, |response| {
+            let response: health::Response<'_> = response.message()?;
+            Ok(Health { state: response.state, shards: response.shards.iter().map(ShardHealth::from).collect() })
+        });
+        asked.await
+    }
+}
+
+impl Inner {
+    /// The offsets at places in partitions of one topic, in the order asked.
+    pub(crate) async fn list_offsets(
+        &self,
+        topic: &crate::metadata::Topic,
+        places: &[(u32, OffsetAt)],
+    ) -> Result<Vec<u64>, Error> {
+        let query = |&(partition, at): &(u32, OffsetAt)| list_offsets::Query {
+            partition: topic.partitions[partition as usize].id,
+            at: at.into(),
+        };
+        let queries: Vec<_> = places.iter().map(query).collect();
+        let request = list_offsets::Request { partitions: (&queries).into() };
+        let operation = format!("list offsets of {}", topic.name);
+        let found = self.ask(&operation, Repeat::Harmless, &request, |response| {
+            let response: list_offsets::Response<'_> = response.message()?;
+            let row = |found: list_offsets::Found<'_>| (found.offset, found.error, found.reason.to_owned());
+            Ok(response.partitions.iter().map(row).collect::<Vec<_>>())
+        });
+        let found = found.await?;
+        if found.len() != places.len() {
+            let reason = format!("{} offsets asked for, {} answered", places.len(), found.len()).into();
+            return Err(Error::Protocol { address: self.address(), reason });
+        }
+        let offset = |((offset, code, reason), (partition, _)): ((u64, ErrorCode, String), &(u32, OffsetAt))| {
+            if code.is_error() {
+                let operation = format!("list offsets of {}/{partition}", topic.name);
+                Err(Error::refused(operation, &self.address(), code, &reason))
+            } else {
+                Ok(offset)
+            }
+        };
+        found.into_iter().zip(places).map(offset).collect()
+    }
+}
+
+/// The broker's `UnknownTopic`, with the name.
+fn named(error: Error, topic: &str) -> Error {
+    match error {
+        Error::Refused { code: ErrorCode::UnknownTopic, .. } => Error::UnknownTopic { topic: topic.into() },
+        error => error,
+    }
+}
+
+impl From<OffsetAt> for list_offsets::At {
+    fn from(at: OffsetAt) -> Self {
+        match at {
+            OffsetAt::Earliest => Self::Earliest,
+            OffsetAt::Latest => Self::Latest,
+            OffsetAt::Timestamp(timestamp_ms) => Self::Timestamp(timestamp_ms),
+        }
+    }
+}
+
+impl From<topic_list::Topic<'_>> for TopicSummary {
+    fn from(topic: topic_list::Topic<'_>) -> Self {
+        Self {
+            name: topic.name.to_owned(),
+            id: topic.topic,
+            partition_count: topic.partition_count,
+            durability: topic.durability,
+        }
+    }
+}
+
+impl TopicDescription {
+    fn unknown(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            id: TopicId(0),
+            durability: Durability::default(),
+            settings: BTreeMap::new(),
+            partitions: Vec::new(),
+        }
+    }
+}
+
+impl From<topic_describe::Topic<'_>> for TopicDescription {
+    fn from(topic: topic_describe::Topic<'_>) -> Self {
+        let setting = |setting: Setting<'_>| (setting.key.to_owned(), setting.value.to_owned());
+        Self {
+            name: topic.name.to_owned(),
+            id: topic.topic,
+            durability: topic.durability,
+            settings: topic.settings.iter().map(setting).collect(),
+            partitions: topic.partitions.iter().map(PartitionDescription::from).collect(),
+        }
+    }
+}
+
+impl From<topic_describe::Partition> for PartitionDescription {
+    fn from(partition: topic_describe::Partition) -> Self {
+        Self {
+            partition: partition.index,
+            id: partition.partition,
+            error: partition.error,
+            leader_node: partition.leader_node,
+            leader_epoch: partition.leader_epoch,
+            shard: partition.shard,
+            log_start_offset: partition.log_start_offset,
+            high_watermark: partition.high_watermark,
+            log_end_offset: partition.log_end_offset,
+            bytes: partition.bytes,
+        }
+    }
+}
+
+impl From<health::Shard<'_>> for ShardHealth {
+    fn from(shard: health::Shard<'_>) -> Self {
+        Self { shard: shard.shard, state: shard.state, reason: shard.reason.to_owned() }
+    }
+}
