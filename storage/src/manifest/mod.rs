@@ -12,6 +12,8 @@ mod edit;
 mod fields;
 mod snapshot;
 mod state;
+#[cfg(test)]
+mod state_test;
 
 use std::{
     cell::{Cell, Ref, RefCell},
