@@ -165,18 +165,15 @@ impl Open {
         let len = (wanted.end - wanted.start) as usize;
         let mut block = self.shard.pool.take(len);
         let mut filled = 0;
-        let mut ahead = None;
+        let mut ahead: Option<(u64, Task<_>)> = None;
         while filled < len {
             let position = wanted.start + filled as u64;
             let start = position - position % ALIGNMENT;
-            let (this, next) = (start, start + READ_BYTES_MAX as u64);
-            let read = match ahead.take() {
-                Some((ready, read)) if ready == this => read,
-                _ => self.read_span(this, span_at(this, &wanted)),
-            };
-            if next < wanted.end {
-                ahead = Some((next, self.read_span(next, span_at(next, &wanted))));
-            }
+            let next = start + READ_BYTES_MAX as u64;
+            // After a short read the one ahead starts too far on.
+            let started = ahead.take().filter(|&(expected, _)| expected == start);
+            let read = started.map_or_else(|| self.read_span(start, span_at(start, &wanted)), |(_, read)| read);
+            ahead = (next < wanted.end).then(|| (next, self.read_span(next, span_at(next, &wanted))));
             let read = read.await?;
             let fresh = read.get((position - start) as usize..).unwrap_or_default();
             if fresh.is_empty() {

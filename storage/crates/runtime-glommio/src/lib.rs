@@ -1,4 +1,4 @@
-//! StreamBus on glommio: the production [`runtime::Runtime`], one pinned executor per core.
+//! StreamBus on glommio: the production [`::runtime::Runtime`], one pinned executor per core.
 //!
 //! ```text
 //!   main ── prepare_process() ── run_shards(placement, …) ─┬─ thread shard-0: executor ── GlommioRuntime ── your future
