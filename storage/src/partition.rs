@@ -238,6 +238,14 @@ impl<R: Runtime> Partition<R> {
         self.state.durability.get()
     }
 
+    /// The first offset that recovery could not prove, where the log is damaged: nothing is taken or read from there on.
+    pub fn refused_from(&self) -> Option<u64> {
+        match self.state.status.get() {
+            Status::Refused { from } => Some(from),
+            _ => None,
+        }
+    }
+
     /// Its offsets now.
     pub fn offsets(&self) -> Offsets {
         self.state.offsets()

@@ -1,0 +1,61 @@
+//! Health: how each shard is.
+
+use std::rc::Rc;
+
+use runtime::Runtime;
+use wire::api::health::State;
+
+use crate::shard::{
+    Shard,
+    mesh::{Message, call},
+};
+
+/// How one shard is.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardHealth {
+    /// In a word.
+    pub(crate) state: State,
+    /// What is the matter; empty when it serves.
+    pub(crate) reason: String,
+}
+
+/// How every shard is, by number.
+pub(crate) async fn health<R: Runtime>(shard: &Rc<Shard<R>>) -> Vec<ShardHealth> {
+    let mut answers = Vec::new();
+    for other in 0..shard.shard_count() {
+        let (reply, answer) = call();
+        let is_asked = other != shard.index && shard.send(other, Message::Health { reply });
+        answers.push(is_asked.then_some(answer));
+    }
+    let mut health = Vec::new();
+    for (other, answer) in (0..).zip(answers) {
+        health.push(match answer {
+            _ if other == shard.index => of_shard(shard),
+            Some(answer) => answer.receive().await.unwrap_or_else(silent),
+            None => silent(),
+        });
+    }
+    health
+}
+
+/// How this shard is.
+pub(crate) fn of_shard<R: Runtime>(shard: &Shard<R>) -> ShardHealth {
+    let quarantined = shard.log.quarantined().len();
+    let (state, reason) = if shard.is_stopping() {
+        (State::Stopping, "it finishes what is under way and closes".to_owned())
+    } else if quarantined > 0 {
+        (
+            State::Degraded,
+            format!(
+                "its disk holds {quarantined} partitions that metadata does not know; nothing of them is served or deleted"
+            ),
+        )
+    } else {
+        (State::Serving, String::new())
+    };
+    ShardHealth { state, reason }
+}
+
+fn silent() -> ShardHealth {
+    ShardHealth { state: State::Degraded, reason: "it is too busy to say".to_owned() }
+}

@@ -1,0 +1,267 @@
+//! The native protocol on one connection: frames to requests and answers to frames.
+//!
+//! Produce and Fetch are begun in the connection's own task, in the order of the frames: an append must not be overtaken
+//! by the next one, and a fetch of what is in memory is answered without waiting. Everything else, and a fetch that
+//! waits, becomes a task.
+
+mod fetch;
+mod hello;
+mod list_offsets;
+mod produce;
+mod stats;
+mod topic;
+
+use std::rc::Rc;
+
+use futures_lite::future;
+use runtime::Runtime;
+use wire::{
+    ErrorCode,
+    api::{Message, Request},
+    frame::{self, Corrupt, Decoded, Frame},
+    header::{HEADER_BYTES, Header as _, RequestHeader},
+};
+
+pub(crate) use self::produce::encode_produced;
+use crate::{
+    handler::{self, produce::Crossing},
+    metrics::Metric,
+    server::{connection::End, outbox::Outbox},
+    shard::Shard,
+};
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplyTo {
+    /// Of the request.
+    pub(crate) correlation: u32,
+    /// Of the request's API.
+    pub(crate) version: u8,
+    /// Bytes of the request, which the connection is charged with until it is answered.
+    pub(crate) frame_bytes: u32,
+}
+
+/// What became of the first frame of what was received.
+pub(crate) enum Next {
+    /// It was handled.
+    Handled { frame_bytes: usize },
+    /// It is not whole; it has so many bytes, as far as is known.
+    NeedMore { frame_bytes: usize },
+}
+
+/// What became of the first frame of a connection.
+pub(crate) enum Hello {
+    /// It was answered, and the connection stays.
+    Answered { frame_bytes: usize },
+    /// It is not whole; it has so many bytes, as far as is known.
+    NeedMore { frame_bytes: usize },
+    /// It asks for another shard, which will answer it.
+    MoveTo(u16),
+}
+
+/// One connection that speaks the native protocol.
+pub(crate) struct Session<R: Runtime> {
+    shard: Rc<Shard<R>>,
+    outbox: Rc<Outbox<R>>,
+    /// Produce requests of this turn that touch other shards.
+    crossing: Crossing<ReplyTo>,
+}
+
+impl<R: Runtime> Session<R> {
+    /// A session that has heard nothing yet.
+    pub(crate) fn new(shard: Rc<Shard<R>>, outbox: Rc<Outbox<R>>) -> Self {
+        Self { shard, outbox, crossing: Crossing::default() }
+    }
+
+    /// Handles the first frame of `received`, if it is whole.
+    ///
+    /// # Errors
+    /// If the connection cannot go on. What the client is told is in the outbox.
+    pub(crate) async fn handle(&mut self, received: &[u8]) -> Result<Next, End> {
+        let frame = match self.decode(received, self.shard.limits().frame_bytes_max)? {
+            Ok(frame) => frame,
+            Err(frame_bytes) => return Ok(Next::NeedMore { frame_bytes }),
+        };
+        let to = self.accept(&frame);
+        match Request::decode(&frame.header, frame.body) {
+            Ok(request) => self.dispatch(to, &frame.header, request).await?,
+            Err(error) => {
+                self.refuse(to, frame.header, error.error_code(), &error.to_string());
+                if error.error_code() == ErrorCode::Malformed {
+                    return Err(End::Refused(format!("{error}, in API {}", frame.header.api)));
+                }
+            }
+        }
+        Ok(Next::Handled { frame_bytes: frame.frame_bytes() })
+    }
+
+    /// Sends what this turn collected.
+    pub(crate) fn end_turn(&mut self) {
+        if !self.crossing.is_empty() {
+            let outbox = Rc::clone(&self.outbox);
+            let crossing = std::mem::take(&mut self.crossing);
+            crossing.depart(&self.shard, move |to, outcomes| {
+                let mut outcomes = outcomes.into_iter();
+                outbox.answer(to, |out, frame_bytes_max| encode_produced(out, frame_bytes_max, to, &mut outcomes));
+            });
+        }
+    }
+
+    async fn dispatch(&mut self, to: ReplyTo, header: &RequestHeader, request: Request<'_>) -> Result<(), End> {
+        let metrics = &self.shard.metrics;
+        match request {
+            Request::Produce(_) => metrics.count(Metric::ProduceRequests),
+            Request::Fetch(_) => metrics.count(Metric::FetchRequests),
+            _ => metrics.count(Metric::OtherRequests),
+        }
+        if self.shard.is_stopping() {
+            self.refuse(to, *header, ErrorCode::ShuttingDown, "the server is stopping");
+            return Ok(());
+        }
+        match request {
+            Request::Produce(request) => self.produce(to, request).await,
+            Request::Fetch(request) => self.fetch(to, fetch::request(&request)).await,
+            Request::ListOffsets(request) => {
+                let queries = list_offsets::queries(&request);
+                self.start(to, |shard| async move {
+                    let found = handler::list_offsets::list_offsets(&shard, &queries).await;
+                    move |out: &mut Answer<'_>| list_offsets::encode(out, &queries, &found)
+                });
+            }
+            Request::InitProducer(_) => self.start(to, |shard| async move {
+                let producer_id = handler::init_producer::init_producer(&shard).await;
+                move |out: &mut Answer<'_>| hello::encode_producer(out, producer_id)
+            }),
+            Request::TopicCreate(request) => {
+                let new = topic::new_topic(&request);
+                self.start(to, |shard| async move {
+                    let created = handler::topic::create(&shard, new).await;
+                    move |out: &mut Answer<'_>| topic::encode_created(out, shard.node(), created)
+                });
+            }
+            Request::TopicDelete(request) => {
+                let name = request.name.to_owned();
+                self.start(to, |shard| async move {
+                    let deleted = handler::topic::delete(&shard, name).await;
+                    move |out: &mut Answer<'_>| topic::encode_deleted(out, deleted)
+                });
+            }
+            Request::TopicList(_) => self.start(to, |shard| async move {
+                let lines = handler::topic::list(&shard);
+                move |out: &mut Answer<'_>| topic::encode_list(out, &lines)
+            }),
+            Request::TopicDescribe(request) => {
+                let names: Vec<String> = request.names.iter().map(str::to_owned).collect();
+                self.start(to, |shard| async move {
+                    let described = handler::topic::describe(&shard, names).await;
+                    move |out: &mut Answer<'_>| topic::encode_described(out, shard.node(), &described)
+                });
+            }
+            Request::Stats(_) => self.start(to, |shard| async move {
+                let reading = handler::stats::stats(&shard).await;
+                move |out: &mut Answer<'_>| stats::encode_stats(out, &reading)
+            }),
+            Request::Health(_) => self.start(to, |shard| async move {
+                let health = handler::health::health(&shard).await;
+                move |out: &mut Answer<'_>| stats::encode_health(out, &health)
+            }),
+            Request::Hello(_) => {
+                let reason = "Hello must be the first request of a connection, and only the first";
+                self.refuse(to, *header, ErrorCode::HelloOutOfPlace, reason);
+                return Err(End::Refused("a second Hello came".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers from memory at once, or parks a task.
+    async fn fetch(&mut self, to: ReplyTo, request: crate::request::FetchRequest) {
+        let partitions: Vec<_> = request.positions.iter().map(|position| position.partition).collect();
+        let (shard, outbox) = (Rc::clone(&self.shard), Rc::clone(&self.outbox));
+        let mut fetching = Box::pin(async move {
+            // Slow readers hold blocks; new answers wait until some are given back.
+            shard.budget.some_left().await;
+            let (ended, for_end) = (Rc::clone(&outbox), Rc::clone(&shard));
+            let answer = handler::fetch::fetch(for_end, request, async move { ended.ended().await }).await;
+            fetch::answer(&outbox, to, &partitions, answer, &shard.budget);
+        });
+        if future::poll_once(&mut fetching).await.is_none() {
+            self.shard.start(fetching);
+        }
+    }
+
+    /// Starts a task that works out the answer to a request, then sends it.
+    fn start<Work, Encode>(&self, to: ReplyTo, work: impl FnOnce(Rc<Shard<R>>) -> Work)
+    where
+        Work: Future<Output = Encode> + 'static,
+        Encode: FnOnce(&mut Answer<'_>) + 'static,
+    {
+        let (work, outbox) = (work(Rc::clone(&self.shard)), Rc::clone(&self.outbox));
+        self.shard.start(async move {
+            let encode = work.await;
+            outbox.answer(to, |out, frame_bytes_max| encode(&mut Answer { out, to, frame_bytes_max }));
+        });
+    }
+
+    /// The first frame of `received`, or how many bytes it has.
+    fn decode<'a>(
+        &self,
+        received: &'a [u8],
+        frame_bytes_max: usize,
+    ) -> Result<Result<Frame<'a, RequestHeader>, usize>, End> {
+        match Frame::decode(received, frame_bytes_max) {
+            Ok(Decoded::Frame(frame)) => Ok(Ok(frame)),
+            Ok(Decoded::NeedMore { bytes }) => Ok(Err(received.len() + bytes)),
+            Err(corrupt) => {
+                if let (Corrupt::TooLarge { .. }, Some(head)) = (&corrupt, received.first_chunk::<HEADER_BYTES>())
+                    && let Ok((header, _)) = RequestHeader::decode(head)
+                {
+                    let to = self.accept(&Frame { header, body: &[] });
+                    self.refuse(to, header, ErrorCode::TooLarge, &corrupt.to_string());
+                }
+                Err(End::Refused(corrupt.to_string()))
+            }
+        }
+    }
+
+    fn accept(&self, frame: &Frame<'_, RequestHeader>) -> ReplyTo {
+        let frame_bytes = frame.frame_bytes() as u32;
+        self.outbox.accept(frame_bytes);
+        ReplyTo { correlation: frame.header.correlation, version: frame.header.version, frame_bytes }
+    }
+
+    fn refuse(&self, to: ReplyTo, header: RequestHeader, error: ErrorCode, reason: &str) {
+        self.outbox.answer(to, |out, _| frame::encode_failure(out, header, error, reason));
+    }
+}
+
+/// Where one answer is encoded.
+struct Answer<'a> {
+    out: &'a mut Vec<u8>,
+    to: ReplyTo,
+    frame_bytes_max: usize,
+}
+
+impl Answer<'_> {
+    /// Appends the response, or else says that it is too large.
+    fn response<'b, M: Message<'b>>(&mut self, message: &M) {
+        self.response_head(message);
+    }
+
+    /// The same for a response that bytes are to follow: whether they may.
+    fn response_head<'b, M: Message<'b>>(&mut self, message: &M) -> bool {
+        let ReplyTo { correlation, version, .. } = self.to;
+        let encoded = frame::encode(self.out, correlation, version, message, self.frame_bytes_max);
+        if let Err(error) = &encoded {
+            self.failure::<M>(ErrorCode::TooLarge, &error.to_string());
+        }
+        encoded.is_ok()
+    }
+
+    /// Appends a refusal of the whole request.
+    fn failure<'b, M: Message<'b>>(&mut self, error: ErrorCode, reason: &str) {
+        let ReplyTo { correlation, version, .. } = self.to;
+        let header = RequestHeader { correlation, api: M::API.key(), version };
+        frame::encode_failure(self.out, header, error, reason);
+    }
+}

@@ -1,0 +1,102 @@
+//! Produce: batches appended straight from the frame, outcomes encoded straight into the outbox.
+
+use runtime::Runtime;
+use wire::{
+    Durability, ErrorCode, PartitionId,
+    api::produce::{self, BatchResult, Response},
+    codec::List,
+};
+
+use super::{Answer, ReplyTo, Session};
+use crate::{
+    handler::{
+        error::ProduceError,
+        produce::{append, deadline, room},
+    },
+    request::ProduceOutcome,
+};
+
+impl<R: Runtime> Session<R> {
+    /// Appends a request's batches, in order, once the log has room.
+    pub(super) async fn produce(&mut self, to: ReplyTo, request: produce::Request<'_>) {
+        let now = self.shard.rt.now();
+        if !self.shard.log.has_room() && !room(&self.shard, now + self.shard.limits().produce_wait_max).await {
+            return self.refuse_batches(to, &request);
+        }
+        let deadline = deadline(now, request.timeout_ms());
+        let delayed = &mut *self.outbox.delayed.borrow_mut();
+        let mut batches = request.batches();
+        while let Some((partition, batch)) = batches.next() {
+            if self.shard.is_elsewhere(partition) {
+                self.crossing.open(to, deadline, delayed.reopen());
+                for (partition, batch) in std::iter::once((partition, batch)).chain(batches) {
+                    self.crossing.add(&self.shard, partition, batch, now);
+                }
+                return;
+            }
+            delayed.push(partition, append(&self.shard, partition, batch));
+        }
+        if delayed.is_empty() {
+            // The writer waits for no sync yet.
+            self.outbox.look_again();
+        }
+        delayed.close(to, deadline);
+    }
+
+    fn refuse_batches(&self, to: ReplyTo, request: &produce::Request<'_>) {
+        let mut outcomes = request.batches().map(|(partition, _)| (partition, Err(ProduceError::Busy)));
+        self.outbox.answer(to, |out, frame_bytes_max| encode_produced(out, frame_bytes_max, to, &mut outcomes));
+    }
+}
+
+/// Appends the answer to a produce request.
+pub(crate) fn encode_produced(
+    out: &mut Vec<u8>,
+    frame_bytes_max: usize,
+    to: ReplyTo,
+    outcomes: &mut dyn ExactSizeIterator<Item = (PartitionId, ProduceOutcome)>,
+) {
+    let mut answer = Answer { out, to, frame_bytes_max };
+    if outcomes.len() == 1 {
+        // What small requests are made of: nothing is allocated.
+        let (partition, outcome) = outcomes.next().expect("there is one");
+        let reason = reason(&outcome);
+        answer.response(&Response { results: List::from(&[row(partition, &outcome, &reason)]) });
+        return;
+    }
+    let outcomes: Vec<_> = outcomes
+        .map(|(partition, outcome)| {
+            let reason = reason(&outcome);
+            (partition, outcome, reason)
+        })
+        .collect();
+    let rows: Vec<_> = outcomes.iter().map(|(partition, outcome, reason)| row(*partition, outcome, reason)).collect();
+    answer.response(&Response { results: List::from(&rows) });
+}
+
+fn reason(outcome: &ProduceOutcome) -> String {
+    outcome.as_ref().err().map(ProduceError::to_string).unwrap_or_default()
+}
+
+fn row<'a>(partition: PartitionId, outcome: &ProduceOutcome, reason: &'a str) -> BatchResult<'a> {
+    match outcome {
+        Ok(produced) => BatchResult {
+            partition,
+            error: ErrorCode::None,
+            reason,
+            durability: produced.acked.durability(),
+            synced: produced.synced,
+            base_offset: produced.acked.base_offset(),
+            log_start_offset: produced.log_start_offset,
+        },
+        Err(error) => BatchResult {
+            partition,
+            error: error.code(),
+            reason,
+            durability: Durability::Memory,
+            synced: false,
+            base_offset: 0,
+            log_start_offset: 0,
+        },
+    }
+}

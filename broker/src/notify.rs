@@ -1,0 +1,113 @@
+//! Waiting, within one shard, for something that another task of the shard makes true.
+//!
+//! A waiter says what it waits for and looks again whenever it is woken; on one thread nothing can change between the
+//! look and the registration. A wait that is given up takes its waker along: long polls end by time all day, and what
+//! they wait for may never come.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    mem,
+    task::{Context, Poll, Waker},
+};
+
+/// A place to wait at.
+#[derive(Default)]
+pub(crate) struct Notify {
+    /// By ticket, ascending.
+    waiting: RefCell<Vec<(u64, Waker)>>,
+    tickets: Cell<u64>,
+}
+
+impl Notify {
+    /// Waits until `found` answers something. It is asked at once, and after every [`Self::wake`].
+    pub(crate) async fn until<T>(&self, mut found: impl FnMut() -> Option<T>) -> T {
+        let mut place = Place { notify: self, ticket: None };
+        poll_fn(|context| match found() {
+            Some(found) => Poll::Ready(found),
+            None => place.wait(context),
+        })
+        .await
+    }
+
+    /// Lets every waiter look again.
+    pub(crate) fn wake(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        // Taken out first: a waker may run code that comes back here. The usual single waiter leaves the memory to the
+        // next one.
+        let (one, more) = match waiting.len() {
+            0 => return,
+            1 => (waiting.pop(), Vec::new()),
+            _ => (None, mem::take(&mut *waiting)),
+        };
+        drop(waiting);
+        for (_, waker) in one.into_iter().chain(more) {
+            waker.wake();
+        }
+    }
+}
+
+/// One waiter's place in the list.
+struct Place<'a> {
+    notify: &'a Notify,
+    ticket: Option<u64>,
+}
+
+impl Place<'_> {
+    fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<T> {
+        let mut waiting = self.notify.waiting.borrow_mut();
+        let held = self.ticket.and_then(|ticket| waiting.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok());
+        match held {
+            Some(place) => waiting[place].1.clone_from(context.waker()),
+            None => {
+                let ticket = self.notify.tickets.replace(self.notify.tickets.get() + 1);
+                waiting.push((ticket, context.waker().clone()));
+                self.ticket = Some(ticket);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let mut waiting = self.notify.waiting.borrow_mut();
+        if let Ok(place) = waiting.binary_search_by_key(&ticket, |(ticket, _)| *ticket) {
+            waiting.remove(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, pin::pin};
+
+    use super::*;
+
+    #[test]
+    fn a_wait_given_up_leaves_nothing_behind() {
+        let notify = Notify::default();
+        let mut context = Context::from_waker(Waker::noop());
+        {
+            let mut first = pin!(notify.until(|| None::<()>));
+            let mut second = pin!(notify.until(|| None::<()>));
+            assert!(first.as_mut().poll(&mut context).is_pending());
+            assert!(first.as_mut().poll(&mut context).is_pending());
+            assert!(second.as_mut().poll(&mut context).is_pending());
+            assert_eq!(notify.waiting.borrow().len(), 2);
+        }
+        assert!(notify.waiting.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_waiter_looks_again_when_woken() {
+        let (notify, open) = (Notify::default(), Cell::new(false));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut wait = pin!(notify.until(|| open.get().then_some(7)));
+        assert!(wait.as_mut().poll(&mut context).is_pending());
+        open.set(true);
+        notify.wake();
+        assert_eq!(wait.as_mut().poll(&mut context), Poll::Ready(7));
+    }
+}

@@ -1,0 +1,55 @@
+//! A partition this node leads, over the one that storage keeps.
+
+mod append;
+pub(crate) mod delayed;
+
+use runtime::Runtime;
+use storage::{Offsets, ReadError};
+
+use crate::request::{FetchedBatches, PartitionStatus};
+
+/// A partition this shard leads. A clone is another handle to it.
+pub(crate) struct Partition<R: Runtime> {
+    stored: storage::Partition<R>,
+    /// Of this node's leadership; in every batch that it places.
+    leader_epoch: i32,
+}
+
+impl<R: Runtime> Clone for Partition<R> {
+    fn clone(&self) -> Self {
+        Self { stored: self.stored.clone(), leader_epoch: self.leader_epoch }
+    }
+}
+
+impl<R: Runtime> Partition<R> {
+    /// Leads `stored` in this epoch.
+    pub(crate) fn lead(stored: storage::Partition<R>, leader_epoch: i32) -> Self {
+        Self { stored, leader_epoch }
+    }
+
+    /// Its offsets at the moment.
+    pub(crate) fn offsets(&self) -> Offsets {
+        self.stored.offsets()
+    }
+
+    /// Whole batches from the one that holds `offset` on.
+    pub(crate) async fn read(&self, offset: u64, bytes_max: usize) -> Result<FetchedBatches<R::Frozen>, ReadError> {
+        let storage::Batches { slices, bytes, next_offset, lost } = self.stored.read(offset, bytes_max).await?;
+        Ok(FetchedBatches { slices, bytes, next_offset, lost })
+    }
+
+    /// Waits until consumers may see a record at `offset` or behind it, or reading there can only fail.
+    pub(crate) async fn visible_beyond(&self, offset: u64) {
+        self.stored.visible_beyond(offset).await;
+    }
+
+    /// The first record with this timestamp or a later one: its offset and timestamp.
+    pub(crate) async fn offset_at(&self, timestamp_ms: i64) -> Result<Option<(u64, i64)>, ReadError> {
+        self.stored.offset_at(timestamp_ms).await
+    }
+
+    /// What it holds.
+    pub(crate) fn status(&self) -> PartitionStatus {
+        PartitionStatus { offsets: self.stored.offsets(), bytes: 0, is_refused: self.stored.refused_from().is_some() }
+    }
+}

@@ -1,0 +1,164 @@
+//! Ends connections that take too long, in any phase.
+//!
+//! The hard idea: no timer for each read. A connection notes what it waits for and since when, in two cells; four times
+//! a second one task of the shard looks at all of them. Two thousand idle connections cost it some microseconds.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use runtime::{Instant, Runtime, Stream};
+
+use super::{
+    limits::{FRAME_BYTES_PER_S_MIN, Limits, WRITE_STALL_MAX},
+    outbox::Outbox,
+};
+use crate::notify::Notify;
+
+/// How often the task looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its Hello.
+    Handshake,
+    /// The rest of a frame of so many bytes.
+    Frame { bytes: usize },
+    /// A frame.
+    Idle,
+    /// Us.
+    Paused,
+}
+
+/// One connection, as the shard sees it.
+pub(crate) struct Watched<R: Runtime> {
+    stream: R::Stream,
+    outbox: Rc<Outbox<R>>,
+    phase: Cell<Phase>,
+    since: Cell<Instant>,
+    cut: Cell<Option<&'static str>>,
+    cut_seen: Notify,
+}
+
+impl<R: Runtime> Watched<R> {
+    /// Watches a connection that arrived at `since`.
+    pub(crate) fn new(stream: R::Stream, outbox: Rc<Outbox<R>>, since: Instant) -> Rc<Self> {
+        let (phase, since) = (Cell::new(Phase::Handshake), Cell::new(since));
+        Rc::new(Self { stream, outbox, phase, since, cut: Cell::new(None), cut_seen: Notify::default() })
+    }
+
+    /// The connection waits for this since then.
+    pub(crate) fn enter(&self, phase: Phase, since: Instant) {
+        self.phase.set(phase);
+        self.since.set(since);
+    }
+
+    /// Why the connection was ended by us, if it was.
+    pub(crate) fn cut(&self) -> Option<&'static str> {
+        self.cut.get()
+    }
+
+    /// Waits until the connection is ended by us.
+    pub(crate) async fn was_cut(&self) {
+        self.cut_seen.until(|| self.cut.get().map(drop)).await;
+    }
+
+    /// What took too long, if anything did.
+    fn overdue(&self, limits: &Limits, now: Instant) -> Option<&'static str> {
+        if self.outbox.writing_since().is_some_and(|since| now.since(since) > WRITE_STALL_MAX) {
+            return Some("it takes no answers");
+        }
+        let (allowed, reason) = match self.phase.get() {
+            Phase::Handshake => (limits.handshake_timeout, "no Hello came in time"),
+            Phase::Frame { bytes } => {
+                let transfer = Duration::from_secs(bytes as u64 / FRAME_BYTES_PER_S_MIN);
+                (limits.handshake_timeout + transfer, "a frame came too slowly")
+            }
+            Phase::Idle if self.outbox.in_flight() == 0 => (limits.idle_timeout, "it was idle"),
+            Phase::Idle | Phase::Paused => return None,
+        };
+        (now.since(self.since.get()) > allowed).then_some(reason)
+    }
+
+    fn end(&self, reason: &'static str) {
+        self.cut.set(Some(reason));
+        self.cut_seen.wake();
+        self.stream.shutdown();
+    }
+}
+
+/// The connections of a shard.
+pub(crate) struct Registry<R: Runtime> {
+    connections: RefCell<Vec<Weak<Watched<R>>>>,
+}
+
+impl<R: Runtime> Default for Registry<R> {
+    fn default() -> Self {
+        Self { connections: RefCell::default() }
+    }
+}
+
+impl<R: Runtime> Registry<R> {
+    /// Watches a connection until it is dropped.
+    pub(crate) fn add(&self, connection: &Rc<Watched<R>>) {
+        self.connections.borrow_mut().push(Rc::downgrade(connection));
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.connections.borrow().iter().filter(|connection| connection.strong_count() > 0).count()
+    }
+
+    /// Looks at all connections, for as long as the shard runs.
+    pub(crate) async fn enforce(&self, rt: &R, limits: &Limits) {
+        loop {
+            rt.sleep(LOOK_EVERY).await;
+            let now = rt.now();
+            self.each(|connection| {
+                connection.outbox.look_again();
+                if let Some(reason) = connection.overdue(limits, now) {
+                    connection.end(reason);
+                }
+            });
+        }
+    }
+
+    /// Ends the connections on which nothing is under way; how many are left.
+    pub(crate) fn end_idle(&self) -> usize {
+        let mut left = 0;
+        self.each(|connection| {
+            if connection.outbox.is_idle() {
+                connection.end("the server is stopping");
+            }
+            left += 1;
+        });
+        left
+    }
+
+    /// Ends all connections; how many there were.
+    pub(crate) fn end_all(&self) -> usize {
+        let mut ended = 0;
+        self.each(|connection| {
+            connection.end("the server is stopping");
+            ended += 1;
+        });
+        ended
+    }
+
+    fn each(&self, mut look: impl FnMut(&Watched<R>)) {
+        // Moved out: ending a connection may run code that comes back here.
+        let mut connections = self.connections.take();
+        connections.retain(|connection| match connection.upgrade() {
+            Some(connection) => {
+                look(&connection);
+                true
+            }
+            None => false,
+        });
+        connections.append(&mut self.connections.borrow_mut());
+        self.connections.replace(connections);
+    }
+}

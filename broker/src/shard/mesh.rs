@@ -1,0 +1,76 @@
+//! What one shard may ask of another. Nothing else crosses cores.
+//!
+//! Every message that wants an answer carries the way back, an inbox for one. Sending never waits: a shard whose inbox
+//! is full is busy, and that is the answer. Whoever gives up drops its end, and the other side sees that.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use runtime::{
+    Runtime,
+    mesh::{Inbox, SendError, Sender, inbox},
+};
+use wire::{PartitionId, TopicId};
+
+use crate::{
+    handler::{error::TopicError, health::ShardHealth, list_offsets::Query, produce::Bundle},
+    meta::Snapshot,
+    metrics::Reading,
+    request::{Fetched, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Topic},
+    server::connection::Arrival,
+    shard::start::Order,
+};
+
+/// Messages a shard's inbox holds.
+pub(crate) const INBOX_MESSAGES_MAX: usize = 1024;
+
+/// The way back for one answer.
+pub(crate) type Reply<T> = Sender<T>;
+
+/// A way back, and where the answer arrives. `None` arrives when there will be none.
+pub(crate) fn call<T>() -> (Reply<T>, Inbox<T>) {
+    inbox(1)
+}
+
+/// What a shard is asked or told.
+pub(crate) enum Message<R: Runtime> {
+    /// Take this connection.
+    Connection(Arrival<R>),
+    /// Append these batches, in this order.
+    Produce { bundle: Bundle, reply: Reply<Vec<ProduceOutcome>> },
+    /// Read these partitions once.
+    Fetch { positions: Vec<Position>, bytes_max: usize, is_first: bool, reply: Reply<Vec<Fetched<Bytes>>> },
+    /// Answer when one of these partitions has something to read, unless `given_up` closes first.
+    Watch { positions: Vec<(PartitionId, u64)>, given_up: Inbox<()>, reply: Reply<()> },
+    /// Look up these places.
+    ListOffsets { queries: Vec<Query>, reply: Reply<Vec<ListedOffset>> },
+    /// Say what these partitions hold.
+    Describe { partitions: Vec<PartitionId>, reply: Reply<Vec<Option<PartitionStatus>>> },
+    /// To shard 0: create a topic.
+    CreateTopic { topic: NewTopic, reply: Reply<Result<Topic, TopicError>> },
+    /// To shard 0: delete a topic.
+    DeleteTopic { name: String, reply: Reply<Result<TopicId, TopicError>> },
+    /// To shard 0: a block of producer ids.
+    ProducerIds { reply: Reply<std::ops::Range<i64>> },
+    /// From shard 0: serve by this metadata from now on.
+    Apply { snapshot: Arc<Snapshot>, reply: Reply<()> },
+    /// From shard 0: remove these deleted partitions from the disk, then answer.
+    Erase { partitions: Vec<PartitionId>, reply: Reply<()> },
+    /// Say what was counted.
+    Stats { reply: Reply<Reading> },
+    /// Say how the shard is.
+    Health { reply: Reply<ShardHealth> },
+    /// From shard 0, while the node starts or stops.
+    Order(Order),
+}
+
+/// Pause before a full inbox is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
+
+/// Sends what must get through: for shard 0, whose tasks for that have nothing else to do.
+pub(crate) async fn send_surely<R: Runtime>(rt: &R, inbox: &Sender<Message<R>>, mut message: Message<R>) {
+    while let Err(SendError::Full(unsent)) = inbox.try_send(message) {
+        message = unsent;
+        rt.sleep(RETRY_AFTER).await;
+    }
+}

@@ -1,0 +1,183 @@
+//! Metadata on its way: proposed to MetaLog by shard 0, published to every shard, applied by each.
+//!
+//! The hard idea: a request that changes metadata is answered when every shard has applied a snapshot that holds the
+//! change. Snapshots may overtake each other on the way; each has a number, and an older one is ignored. What a change
+//! deletes goes from the disks afterwards, and until every log has confirmed that, MetaLog keeps a tombstone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    rc::Rc,
+    sync::Arc,
+};
+
+use runtime::Runtime;
+use storage::journal::WriteError;
+use wire::{Durability, PartitionId, TopicId};
+
+use super::{
+    Failure, Shard,
+    mesh::{Message, Reply, call, send_surely},
+    placement::{Placement, tombstones},
+};
+use crate::{
+    handler::error::TopicError,
+    meta::{Command, MetaLog, Outcome, ProposeError, Snapshot, TopicName},
+    partition::Partition,
+    request::{NewTopic, Topic},
+};
+
+/// Creates a topic, on shard 0.
+pub(crate) fn create_topic<R: Runtime>(shard: &Rc<Shard<R>>, new: NewTopic, reply: Reply<Result<Topic, TopicError>>) {
+    let first = Rc::clone(shard);
+    shard.start(async move {
+        let _ = reply.try_send(create(&first, new).await);
+    });
+}
+
+/// Deletes a topic, on shard 0.
+pub(crate) fn delete_topic<R: Runtime>(shard: &Rc<Shard<R>>, name: String, reply: Reply<Result<TopicId, TopicError>>) {
+    let first = Rc::clone(shard);
+    shard.start(async move {
+        let _ = reply.try_send(delete(&first, &name).await);
+    });
+}
+
+/// Reserves a block of producer ids, on shard 0.
+pub(crate) fn reserve_producer_ids<R: Runtime>(shard: &Rc<Shard<R>>, reply: Reply<Range<i64>>) {
+    let first = Rc::clone(shard);
+    shard.start(async move {
+        if let Ok(Outcome::ProducerIds(block)) = propose(&first, Command::ReserveProducerIds).await {
+            let _ = reply.try_send(block);
+        }
+    });
+}
+
+/// Erases what was deleted before this start and is still on a disk.
+pub(crate) fn finish_deletions<R: Runtime>(shard: &Rc<Shard<R>>) {
+    let left = tombstones(&meta_log(shard).snapshot());
+    if !left.is_empty() {
+        let first = Rc::clone(shard);
+        // What fails now is left for the next start.
+        shard.start(async move { drop(erase_everywhere(&first, left).await) });
+    }
+}
+
+/// Serves by this metadata from now on.
+pub(crate) fn apply<R: Runtime>(shard: &Shard<R>, snapshot: Arc<Snapshot>) {
+    if snapshot.version <= shard.placement().version() {
+        return;
+    }
+    let placement = shard.place_by(Placement::new(snapshot));
+    let mut partitions = shard.partitions_mut();
+    partitions.retain(|id, _| placement.contains(*id));
+    for (id, durability) in placement.led_by(shard.index) {
+        let lead = || Partition::lead(shard.log.adopt(id, durability), shard.node().epoch);
+        partitions.entry(id).or_insert_with(lead);
+    }
+}
+
+/// Removes deleted partitions from this shard's disk; false if the log failed.
+pub(crate) async fn erase<R: Runtime>(shard: &Shard<R>, partitions: Vec<PartitionId>) -> bool {
+    for id in partitions {
+        // What it was does not matter any more.
+        let deleted = shard.log.adopt(id, Durability::Durable);
+        if deleted.drop_partition().await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+async fn create<R: Runtime>(shard: &Rc<Shard<R>>, new: NewTopic) -> Result<Topic, TopicError> {
+    let name: TopicName = new.name.parse()?;
+    let settings = settings(new.settings)?;
+    let id = TopicId(u128::from(shard.rt.random_u64()) << 64 | u128::from(shard.rt.random_u64()));
+    propose(shard, Command::CreateTopic { id, name: name.clone(), partitions: new.partition_count, settings }).await?;
+    let snapshot = publish(shard).await;
+    let created = Placement::new(snapshot).topic(&name).filter(|topic| topic.id == id);
+    created.ok_or(TopicError::Deleted { name })
+}
+
+async fn delete<R: Runtime>(shard: &Rc<Shard<R>>, name: &str) -> Result<TopicId, TopicError> {
+    // What cannot be a name is no topic's.
+    let name: TopicName = name.parse().map_err(|_| TopicError::Unknown)?;
+    let Some(topic) = Placement::new(meta_log(shard).snapshot()).topic(&name) else { return Err(TopicError::Unknown) };
+    let Outcome::Topic(id) = propose(shard, Command::DeleteTopic { name }).await? else {
+        unreachable!("of a deletion")
+    };
+    let deleted: BTreeSet<PartitionId> = topic.partitions.iter().map(|placed| placed.partition).collect();
+    let mut erased = tombstones(&*publish(shard).await);
+    // Others are erased by those who deleted them.
+    erased.values_mut().for_each(|partitions| partitions.retain(|id| deleted.contains(id)));
+    erase_everywhere(shard, erased).await?;
+    Ok(id)
+}
+
+/// The settings that a topic can have.
+fn settings(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, TopicError> {
+    let mut settings = BTreeMap::new();
+    for (name, value) in given {
+        if name != Durability::SETTING {
+            return Err(TopicError::UnknownSetting { name });
+        }
+        if settings.insert(name.clone(), value).is_some() {
+            return Err(TopicError::SettingTwice { name });
+        }
+    }
+    Ok(settings)
+}
+
+/// Has every shard apply the newest metadata, and returns that.
+async fn publish<R: Runtime>(shard: &Rc<Shard<R>>) -> Arc<Snapshot> {
+    let snapshot = meta_log(shard).snapshot();
+    let mut answers = Vec::new();
+    for inbox in shard.mesh().iter().skip(1) {
+        let (reply, answer) = call();
+        send_surely(&shard.rt, inbox, Message::Apply { snapshot: Arc::clone(&snapshot), reply }).await;
+        answers.push(answer);
+    }
+    apply(shard, Arc::clone(&snapshot));
+    for answer in answers {
+        answer.receive().await;
+    }
+    snapshot
+}
+
+/// Has each shard erase these partitions, then gives up the tombstones of those that did.
+async fn erase_everywhere<R: Runtime>(
+    shard: &Rc<Shard<R>>,
+    mut by_shard: BTreeMap<u16, Vec<PartitionId>>,
+) -> Result<(), ProposeError> {
+    let own = by_shard.remove(&0).unwrap_or_default();
+    let mut answers = Vec::new();
+    for (other, partitions) in by_shard {
+        let (reply, answer) = call();
+        let inbox = &shard.mesh()[usize::from(other)];
+        send_surely(&shard.rt, inbox, Message::Erase { partitions: partitions.clone(), reply }).await;
+        answers.push((partitions, answer));
+    }
+    let mut erased = Vec::new();
+    if erase(shard, own.clone()).await {
+        erased.extend(own);
+    }
+    for (partitions, answer) in answers {
+        if answer.receive().await.is_some() {
+            erased.extend(partitions);
+        }
+    }
+    propose(shard, Command::ConfirmDropped { partitions: erased }).await.map(drop)
+}
+
+/// Proposes a command; a write that fails ends the process, as that of any log does.
+async fn propose<R: Runtime>(shard: &Shard<R>, command: Command) -> Result<Outcome, ProposeError> {
+    let outcome = meta_log(shard).propose(command).await;
+    if let Err(ProposeError::Write(failed @ WriteError::Failed { .. })) = &outcome {
+        shard.fail(Failure::Metadata(failed.clone()));
+    }
+    outcome
+}
+
+fn meta_log<R: Runtime>(shard: &Shard<R>) -> &MetaLog {
+    shard.meta_log.as_ref().expect("only shard 0 is asked for changes")
+}

@@ -1,0 +1,435 @@
+//! A node's shards, from nothing to serving and back.
+//!
+//! Shard 0 leads: it locks the directory, has every shard open its log while it opens MetaLog itself, takes a leader
+//! epoch durably, hands out the metadata, and only then accepts. Stopping goes the other way: every shard first finishes
+//! what its connections began, which may need the others; then every log is closed.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_lite::future;
+use runtime::{
+    Listener as _, Runtime,
+    mesh::{Inbox, Sender, inbox},
+};
+use storage::{Log, LogFailed, LogOptions};
+
+use super::{
+    Failure, Node, Shard, mailroom,
+    mesh::{INBOX_MESSAGES_MAX, Message, Reply, call, send_surely},
+    metadata,
+};
+pub use crate::server::limits::Limits;
+use crate::{
+    control::Stage,
+    meta::{self, Command, MetaLog, Outcome, Snapshot},
+    server::{limits::Admission, listener},
+};
+
+/// How long connections may take to finish what they began when the node stops.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// How often a shard looks whether they have.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// What a node is and may use; each shard reads the same.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The node's number in its cluster.
+    pub node_id: u32,
+    /// How the log of each shard is sized.
+    pub log: LogOptions,
+    /// What connections may cost.
+    pub limits: Limits,
+}
+
+/// Why a node does not serve. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be made or locked.
+    #[error("cannot use the data directory {}: {source}; set dir to one that can be written", dir.display())]
+    Directory {
+        /// The setting `dir`.
+        dir: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another broker serves from the data directory.
+    #[error("the data directory {} is held by another broker; stop that one or set dir to another", dir.display())]
+    InUse {
+        /// The setting `dir`.
+        dir: PathBuf,
+    },
+    /// The port is taken, or not ours to take.
+    #[error("cannot listen on {address}: {source}; set listen to an address that is free")]
+    Listen {
+        /// The setting `listen`.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A shard's log could not be opened.
+    #[error("shard {shard} cannot open its log: {source}")]
+    Log {
+        /// Its number.
+        shard: u16,
+        /// Why.
+        source: storage::OpenError,
+    },
+    /// MetaLog could not be read.
+    #[error(transparent)]
+    Metadata(#[from] meta::OpenError),
+    /// MetaLog refused the start, or could not be written.
+    #[error(transparent)]
+    Propose(#[from] meta::ProposeError),
+    /// There are more logs than shards to run them.
+    #[error("the data directory has {logs} logs and {shards} cores are set; set cores to at least {logs}")]
+    FewerCores {
+        /// Logs that metadata knows.
+        logs: usize,
+        /// Shards of this start.
+        shards: usize,
+    },
+    /// A log is not the one that metadata knows: a directory was moved, lost or restored from elsewhere.
+    #[error("{} holds log {found:032x}, the metadata expects {expected:032x}; put the right one back", dir.display())]
+    StrangeLog {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The log there.
+        found: u128,
+        /// The log that should be.
+        expected: u128,
+    },
+    /// A shard ended before the node served.
+    #[error("shard {shard} ended before the node served")]
+    Silent {
+        /// Its number.
+        shard: u16,
+    },
+}
+
+/// How a shard ended.
+#[derive(Debug)]
+pub enum End {
+    /// It was asked to, and its log is closed.
+    Stopped {
+        /// Connections that had not finished in time.
+        connections_cut: usize,
+    },
+    /// It never served; shard 0 knows why.
+    NotStarted,
+    /// A write failed. The process has to end now, before anything else is said of that log.
+    Failed(Failure),
+}
+
+/// What shard 0 tells the others.
+pub(crate) enum Order {
+    /// Open your log, and say which it is.
+    Open(Reply<Result<u128, storage::OpenError>>),
+    /// Serve.
+    Serve { node: Node, snapshot: Arc<Snapshot>, reply: Reply<()> },
+    /// Take no more requests; say how many connections had to be cut once all are closed.
+    Drain(Reply<usize>),
+    /// Close your log.
+    Close(Reply<()>),
+}
+
+/// One shard's place in a node: what [`run`] needs beside a runtime.
+pub struct Seat<R: Runtime> {
+    index: u16,
+    inbox: Inbox<Message<R>>,
+    mesh: Vec<Sender<Message<R>>>,
+    settings: Arc<Settings>,
+    /// What only shard 0 has.
+    lead: Option<Lead>,
+}
+
+struct Lead {
+    stop: Inbox<()>,
+    started: Sender<Result<SocketAddr, StartError>>,
+    stage: Stage,
+}
+
+/// What a node's holder has of it. The node stops when this is dropped.
+pub struct Holder<R: Runtime> {
+    pub(crate) mesh: Vec<Sender<Message<R>>>,
+    pub(crate) stage: Stage,
+    stop: Sender<()>,
+    started: Inbox<Result<SocketAddr, StartError>>,
+}
+
+impl<R: Runtime> Holder<R> {
+    /// Waits until the node serves, and says at which address.
+    ///
+    /// # Errors
+    /// [`StartError`]: it never will.
+    ///
+    /// # Panics
+    /// When asked again: it is said once.
+    pub async fn started(&self) -> Result<SocketAddr, StartError> {
+        self.started.receive().await.expect("shard 0 says how the start went, once")
+    }
+
+    /// Asks the node to stop. Asking twice changes nothing.
+    pub fn stop(&self) {
+        self.stopper()();
+    }
+
+    /// Asks the node to stop when called, from any thread.
+    pub fn stopper(&self) -> impl Fn() + Send + 'static {
+        let stop = self.stop.clone();
+        // Full: it was asked already. Closed: it has stopped.
+        move || drop(stop.try_send(()))
+    }
+}
+
+/// Makes the places of a node with so many shards, shard 0 first.
+///
+/// # Panics
+/// If there is none, or more than 65,534: the last number means any shard.
+pub fn seats<R: Runtime>(shards: usize, settings: Settings) -> (Vec<Seat<R>>, Holder<R>) {
+    assert!((1..usize::from(u16::MAX)).contains(&shards), "a node of {shards} shards");
+    let (mesh, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| inbox(INBOX_MESSAGES_MAX)).unzip();
+    let ((stop, stop_seen), (started, start_seen)) = (call(), call());
+    let (settings, stage) = (Arc::new(settings), Stage::default());
+    let mut lead = Some(Lead { stop: stop_seen, started, stage: stage.clone() });
+    let mut seat = |(index, inbox)| {
+        let (mesh, settings) = (mesh.clone(), Arc::clone(&settings));
+        Seat { index, inbox, mesh, settings, lead: lead.take() }
+    };
+    let seats = (0..).zip(inboxes).map(&mut seat).collect();
+    (seats, Holder { mesh, stage, stop, started: start_seen })
+}
+
+/// Runs a shard from start to stop.
+pub async fn run<R: Runtime>(rt: R, mut seat: Seat<R>) -> End {
+    let Some(lead) = seat.lead.take() else { return follow(rt, seat).await };
+    match begin(&rt, &seat).await {
+        Ok(begun) => serve(begun, seat, lead).await,
+        Err(error) => {
+            for closed in order_all(&rt, &seat.mesh, Order::Close).await {
+                closed.receive().await;
+            }
+            let _ = lead.started.try_send(Err(error));
+            End::NotStarted
+        }
+    }
+}
+
+/// Shard 0 ready to accept, and what it holds for the node.
+struct Begun<R: Runtime> {
+    shard: Rc<Shard<R>>,
+    listener: R::Listener,
+    /// Held as long as the node runs.
+    lock: R::DirLock,
+}
+
+/// Brings all shards to where they can serve.
+async fn begin<R: Runtime>(rt: &R, seat: &Seat<R>) -> Result<Begun<R>, StartError> {
+    let settings = &*seat.settings;
+    let lock = lock(rt, &settings.dir).await?;
+    let opening = order_all(rt, &seat.mesh, Order::Open).await;
+    let (meta_rt, meta_dir) = (rt.clone(), settings.dir.join("meta"));
+    let meta = rt.spawn(async move { MetaLog::open(&meta_rt, &meta_dir).await });
+    let listener = rt.listen(settings.listen).await;
+    let listener = listener.map_err(|source| StartError::Listen { address: settings.listen, source })?;
+    let log = open_log(rt, settings, 0).await.map_err(|source| StartError::Log { shard: 0, source })?;
+    let meta = meta.await?;
+    let mut log_ids = vec![log.id()];
+    for (shard, opened) in (1..).zip(opening) {
+        let opened = opened.receive().await.ok_or(StartError::Silent { shard })?;
+        log_ids.push(opened.map_err(|source| StartError::Log { shard, source })?);
+    }
+    register_logs(&meta, &log_ids, &settings.dir).await?;
+    let Outcome::LeaderEpoch(epoch) = meta.propose(Command::StartNode { node_id: settings.node_id }).await? else {
+        unreachable!("of a start")
+    };
+
+    let snapshot = meta.snapshot();
+    let node = Node { cluster_id: snapshot.cluster_id.0, node_id: settings.node_id, epoch };
+    let serve = |reply| Order::Serve { node, snapshot: Arc::clone(&snapshot), reply };
+    let serving = order_all(rt, &seat.mesh, serve).await;
+    let shard = Shard::new(rt.clone(), 0, log, Some(meta), node, settings.limits.clone(), seat.mesh.clone().into());
+    metadata::apply(&shard, snapshot);
+    for (other, serves) in (1..).zip(serving) {
+        serves.receive().await.ok_or(StartError::Silent { shard: other })?;
+    }
+    Ok(Begun { shard, listener, lock })
+}
+
+/// Accepts until the node is to stop, then brings all shards to their end.
+async fn serve<R: Runtime>(begun: Begun<R>, seat: Seat<R>, lead: Lead) -> End {
+    let Begun { shard, listener, lock: _lock } = begun;
+    let address = listener.local_address();
+    let admission = Admission::new(&seat.settings.limits);
+    let accepting = shard.rt.spawn(listener::accept(Rc::clone(&shard), listener, admission));
+    start_tasks(&shard, seat.inbox);
+    lead.stage.serving();
+    let _ = lead.started.try_send(Ok(address));
+    metadata::finish_deletions(&shard);
+
+    let serving = async {
+        lead.stop.receive().await;
+        lead.stage.stopping();
+        let draining = order_all(&shard.rt, &seat.mesh, Order::Drain).await;
+        let mut connections_cut = drain(&shard).await;
+        accepting.await;
+        for drained in draining {
+            connections_cut += drained.receive().await.unwrap_or(0);
+        }
+        let closing = order_all(&shard.rt, &seat.mesh, Order::Close).await;
+        let closed = shard.log.clone().close().await;
+        for closed in closing {
+            closed.receive().await;
+        }
+        closed.map(|()| connections_cut)
+    };
+    until_failure(&shard, serving).await
+}
+
+/// Every shard but the first.
+async fn follow<R: Runtime>(rt: R, seat: Seat<R>) -> End {
+    // Any other order, here and below, says that the node does not start. What a log has recovered by then it will
+    // recover again.
+    let Some(Order::Open(reply)) = next_order(&seat.inbox).await else { return End::NotStarted };
+    let log = match open_log(&rt, &seat.settings, seat.index).await {
+        Ok(log) => log,
+        Err(error) => {
+            let _ = reply.try_send(Err(error));
+            return End::NotStarted;
+        }
+    };
+    let _ = reply.try_send(Ok(log.id()));
+    let Some(Order::Serve { node, snapshot, reply }) = next_order(&seat.inbox).await else { return End::NotStarted };
+    let shard = Shard::new(rt, seat.index, log, None, node, seat.settings.limits.clone(), seat.mesh.into());
+    metadata::apply(&shard, snapshot);
+    let _ = reply.try_send(());
+    let orders = start_tasks(&shard, seat.inbox);
+    let serving = async {
+        let mut connections_cut = 0;
+        while let Some(order) = orders.receive().await {
+            match order {
+                Order::Drain(reply) => {
+                    connections_cut = drain(&shard).await;
+                    let _ = reply.try_send(connections_cut);
+                }
+                Order::Close(reply) => {
+                    shard.log.clone().close().await?;
+                    let _ = reply.try_send(());
+                    break;
+                }
+                Order::Open(_) | Order::Serve { .. } => unreachable!("this is said once, before"),
+            }
+        }
+        Ok(connections_cut)
+    };
+    until_failure(&shard, serving).await
+}
+
+async fn lock<R: Runtime>(rt: &R, dir: &Path) -> Result<R::DirLock, StartError> {
+    let refused = |source: io::Error| {
+        let dir = dir.to_owned();
+        match source.kind() {
+            io::ErrorKind::WouldBlock => StartError::InUse { dir },
+            _ => StartError::Directory { dir, source },
+        }
+    };
+    rt.create_dir_all(dir).await.map_err(refused)?;
+    rt.lock_dir(dir).await.map_err(refused)
+}
+
+async fn open_log<R: Runtime>(rt: &R, settings: &Settings, index: u16) -> Result<Log<R>, storage::OpenError> {
+    Log::open(rt.clone(), &log_dir(&settings.dir, index), settings.log.clone()).await
+}
+
+fn log_dir(dir: &Path, index: impl Into<usize>) -> PathBuf {
+    dir.join(format!("shard-{:03}", index.into()))
+}
+
+/// Makes sure that every log is where metadata thinks, and known to it.
+async fn register_logs(meta: &MetaLog, found: &[u128], dir: &Path) -> Result<(), StartError> {
+    let known = meta.snapshot().logs.clone();
+    if known.len() > found.len() {
+        return Err(StartError::FewerCores { logs: known.len(), shards: found.len() });
+    }
+    for (index, (&found, &expected)) in found.iter().zip(&known).enumerate() {
+        if found != expected {
+            return Err(StartError::StrangeLog { dir: log_dir(dir, index), found, expected });
+        }
+    }
+    let ids = found[known.len()..].to_vec();
+    if !ids.is_empty() {
+        meta.propose(Command::RegisterLogs { ids }).await?;
+    }
+    Ok(())
+}
+
+/// Gives an order to every shard but the first; where each will answer.
+async fn order_all<R: Runtime, T>(
+    rt: &R,
+    mesh: &[Sender<Message<R>>],
+    order: impl Fn(Reply<T>) -> Order,
+) -> Vec<Inbox<T>> {
+    let mut answers = Vec::new();
+    for inbox in mesh.iter().skip(1) {
+        let (reply, answer) = call();
+        send_surely(rt, inbox, Message::Order(order(reply))).await;
+        answers.push(answer);
+    }
+    answers
+}
+
+/// The next order; whatever else comes before a shard serves is dropped, and its sender sees that.
+async fn next_order<R: Runtime>(inbox: &Inbox<Message<R>>) -> Option<Order> {
+    loop {
+        if let Message::Order(order) = inbox.receive().await? {
+            return Some(order);
+        }
+    }
+}
+
+/// Starts what runs beside the connections; where the shard's orders arrive.
+fn start_tasks<R: Runtime>(shard: &Rc<Shard<R>>, messages: Inbox<Message<R>>) -> Inbox<Order> {
+    let (orders, given) = inbox(1);
+    let receiving = Rc::clone(shard);
+    shard.start(async move {
+        future::or(receiving.ended(), mailroom::receive(&receiving, &messages, &orders)).await;
+    });
+    let enforcing = Rc::clone(shard);
+    shard.start(async move {
+        future::or(enforcing.ended(), enforcing.connections.enforce(&enforcing.rt, enforcing.limits())).await;
+    });
+    given
+}
+
+/// Takes no more requests and waits until every connection has what it is owed; how many had to be cut.
+async fn drain<R: Runtime>(shard: &Shard<R>) -> usize {
+    shard.drain();
+    let until = shard.rt.now() + DRAIN_MAX;
+    while shard.connections.end_idle() > 0 && shard.rt.now() < until {
+        shard.rt.sleep(DRAIN_LOOK_EVERY).await;
+    }
+    shard.connections.end_all()
+}
+
+/// Serves to the end, or to the first write that fails.
+async fn until_failure<R: Runtime>(shard: &Shard<R>, serving: impl Future<Output = Result<usize, LogFailed>>) -> End {
+    let serving = async { serving.await.map_err(Failure::Log) };
+    let failing = async { Err(shard.failed().await) };
+    let ended = future::or(serving, failing).await;
+    shard.end();
+    match ended {
+        Ok(connections_cut) => End::Stopped { connections_cut },
+        Err(failed) => End::Failed(failed),
+    }
+}

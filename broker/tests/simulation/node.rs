@@ -1,0 +1,102 @@
+//! One simulated broker of two shards, small enough to roll, flush and merge within a second.
+
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+use broker::shard::start::{End, Limits, Settings, run, seats};
+use runtime::{
+    Instant, Runtime,
+    sim::{Crash, NodeId, Options, SimRuntime, Simulation},
+};
+use storage::LogOptions;
+
+use crate::client::Client;
+
+const PORT: u16 = 9092;
+pub(crate) const SHARDS: usize = 2;
+
+/// A world with one broker in it.
+pub(crate) struct World {
+    pub(crate) simulation: Simulation,
+    pub(crate) node: NodeId,
+}
+
+impl World {
+    /// A broker on an empty disk.
+    pub(crate) fn start(seed: u64) -> Rc<Self> {
+        let simulation = Simulation::with_options(seed, Options { steps_max: 50_000_000, ..Options::default() });
+        let node = simulation.add_node();
+        let listen = SocketAddr::new(node.ip(), PORT);
+        simulation.boot(node, SHARDS, move |shards| {
+            let (seats, holder) = seats(shards.len(), settings(listen));
+            for (rt, seat) in shards.iter().zip(seats) {
+                let own = rt.clone();
+                drop(rt.spawn(async move {
+                    match run(own, seat).await {
+                        // A failed write ends the process; here the crash that made it fail does.
+                        End::Failed(_) => std::future::pending().await,
+                        End::Stopped { .. } | End::NotStarted => {}
+                    }
+                }));
+            }
+            drop(shards[0].spawn(async move {
+                match holder.started().await {
+                    Ok(_) => std::future::pending().await,
+                    // A crash may come in the middle of the start.
+                    Err(error) => panic!("the broker does not start: {error}"),
+                }
+            }));
+        });
+        Rc::new(Self { simulation, node })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.node.ip(), PORT)
+    }
+
+    /// Crashes the broker and starts it again.
+    pub(crate) fn crash(&self, crash: Crash) {
+        self.simulation.crash(self.node, crash);
+        self.simulation.restart(self.node, SHARDS);
+    }
+
+    /// The runtime of clients.
+    pub(crate) fn outside(&self) -> SimRuntime {
+        self.simulation.outside()
+    }
+
+    /// Nanoseconds since the start.
+    pub(crate) fn now(&self) -> Instant {
+        self.simulation.now()
+    }
+}
+
+/// Connects as soon as the broker answers.
+pub(crate) async fn connect(rt: &SimRuntime, address: SocketAddr, shard: Option<u16>) -> Client {
+    loop {
+        if let Ok(client) = Client::connect(rt, address, shard).await {
+            return client;
+        }
+        rt.sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn settings(listen: SocketAddr) -> Settings {
+    let batch_bytes_max = 16 << 10;
+    Settings {
+        dir: "data".into(),
+        listen,
+        node_id: 1,
+        log: LogOptions { memtable_bytes: 256 << 10, cache_bytes: 64 << 10, batch_bytes_max, ..LogOptions::default() },
+        limits: Limits {
+            connections_max: 100,
+            connections_per_address_max: 100,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(600),
+            frame_bytes_max: 64 << 10,
+            batch_bytes_max,
+            produce_wait_max: Duration::from_secs(5),
+            connection_bytes_max: 1 << 20,
+        },
+    }
+}
