@@ -2,7 +2,7 @@
 //!
 //! - [`writer`]: front to back, from a flush or a merge; [`plan()`]: who shares one.
 //! - [`reader`]: one open segment; [`segments`]: those of a log, opened on demand.
-//! - [`format`], [`checksum`], [`directory`], [`footer`]: the bytes, which `FORMAT.md` specifies.
+//! - [`mod@format`], [`checksum`], [`mod@directory`], [`footer`]: the bytes, which `FORMAT.md` specifies.
 
 use std::path::{Path, PathBuf};
 

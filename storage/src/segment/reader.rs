@@ -185,11 +185,12 @@ impl<R: Runtime> SegmentReader<R> {
         Ok(bytes.slice((range.start - start) as usize..(range.end - start) as usize))
     }
 
-    /// Up to where a read from `position` goes: what was asked for, but no more than one block of memory holds.
+    /// Up to where a read from `position` goes: no further than asked for, and so that the blocks it lies in are together
+    /// no more than that either, nor more than one block of memory holds. A small read may still reach into a second one.
     pub(crate) fn read_limit(&self, position: u64, bytes_max: usize) -> u64 {
-        let in_front = position % BLOCK_BYTES as u64;
-        let one_block = (position - in_front) + self.rt.block_bytes() as u64;
-        position.saturating_add(bytes_max as u64).min(one_block)
+        let blocks_bytes_max = bytes_max.min(self.rt.block_bytes()).max(2 * BLOCK_BYTES);
+        let blocks_start = position - position % BLOCK_BYTES as u64;
+        position.saturating_add(bytes_max as u64).min(blocks_start + blocks_bytes_max as u64)
     }
 
     /// The batches of a run read from `position` that lie in `offsets`.

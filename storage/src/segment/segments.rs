@@ -147,18 +147,10 @@ impl<R: Runtime> Segments<R> {
         if let Some(reader) = slot.reader() {
             return Ok(reader);
         }
-        match SegmentReader::open(&self.rt, &self.dir, self.log_id, meta).await {
-            Ok(reader) => {
-                let reader = Rc::new(reader);
-                *slot.reader.borrow_mut() = Some(Rc::clone(&reader));
-                self.evict(meta.id);
-                Ok(reader)
-            }
-            Err(error) => {
-                self.forget(meta.id);
-                Err(error)
-            }
-        }
+        let reader = Rc::new(SegmentReader::open(&self.rt, &self.dir, self.log_id, meta).await?);
+        *slot.reader.borrow_mut() = Some(Rc::clone(&reader));
+        self.evict(meta.id);
+        Ok(reader)
     }
 
     /// Closes a segment, because its file is to be removed. Reads under way end undisturbed.

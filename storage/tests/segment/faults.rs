@@ -125,7 +125,7 @@ fn a_read_that_fails_or_lies_is_an_error() {
             refused += 1;
         }
     }
-    assert!(refused > 10, "only {refused} reads were hit");
+    assert!(refused >= 8, "only {refused} reads were hit");
 }
 
 #[test]

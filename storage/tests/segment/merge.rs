@@ -309,3 +309,42 @@ fn inputs_are_read_once_from_front_to_back() {
     });
     assert_eq!(reads.unwrap(), 16 * 2, "a footer and its batches for each input");
 }
+
+#[test]
+fn what_does_not_count_is_not_read() {
+    let simulation = Simulation::new(8);
+    let node = simulation.add_node();
+    let disk = simulation.disk(node);
+    let counted = Rc::clone(&disk);
+    let reads = simulation.block_on(node, async move |rt| {
+        let model = Model::from([(PartitionId(1), batches(0, &vec![BatchSpec::of_records(1, 30_000); 40]))]);
+        let unsettled = vec![write(&rt, SegmentId(1), 0, &model).await];
+        let before = counted.ops(runtime::sim::disk::OpKind::Read);
+        let keep = |_: SegmentId, _: PartitionId| Some(39..u64::MAX);
+        merge(&rt, &MergeInputs { unsettled, between: Vec::new() }, keep).await.unwrap();
+        counted.ops(runtime::sim::disk::OpKind::Read) - before
+    });
+    assert_eq!(reads.unwrap(), 2, "a footer and one batch of forty");
+}
+
+#[test]
+fn damage_in_what_does_not_count_does_no_harm() {
+    let simulation = Simulation::with_options(3, runtime::sim::Options { block_bytes: 1 << 20, ..Default::default() });
+    let node = simulation.add_node();
+    let inputs = simulation.block_on(node, async |rt| {
+        let specs = vec![BatchSpec::of_records(1, 2_000); 100];
+        let model = Model::from([(PartitionId(1), batches(0, &specs[..5])), (PartitionId(2), batches(0, &specs))]);
+        vec![write(&rt, SegmentId(1), 0, &model).await]
+    });
+    simulation.disk(node).flip_byte(format!("{DIR}/{}", file_name(SegmentId(1))), 150_000);
+    let merged = simulation.block_on(node, async move |rt| {
+        let inputs = MergeInputs { unsettled: inputs.unwrap(), between: Vec::new() };
+        let keep = |_: SegmentId, partition: PartitionId| (partition == PartitionId(1)).then_some(0..u64::MAX);
+        let merge = Merge::plan(&segments(&rt), &rt, &inputs, keep, Options::default()).await.unwrap();
+        merge.run(Path::new(DIR), &[SegmentId(FIRST_OUTPUT)]).await
+    });
+    assert!(matches!(
+        merged.unwrap().unwrap()[0].extent,
+        Extent::Own { partition: PartitionId(1), next_offset: 5, .. }
+    ));
+}
