@@ -136,3 +136,144 @@ pub(super) fn read_settings(reader: &mut Reader<'_>) -> Result<BTreeMap<String, 
         Ok((r.string("name of a setting")?.to_owned(), r.string("value of a setting")?.to_owned()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{
+        super::state::tests::{after, create, name},
+        *,
+    };
+    use crate::meta::{ClusterId, State};
+
+    fn create_with_settings() -> Command {
+        let settings = [("streambus.durability", "memory"), ("retention.ms", "1000")];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Command::CreateTopic {
+            id: TopicId(0x0123456789abcdef0123456789abcdef),
+            name: name("orders"),
+            partitions: 3,
+            settings,
+        }
+    }
+
+    /// Every kind, with its bytes made by hand.
+    fn commands() -> Vec<(Command, &'static str)> {
+        vec![
+            (Command::StartNode { node_id: 3 }, "010103000000"),
+            (
+                Command::RegisterLogs { ids: vec![10, 11] },
+                "0102020000000a0000000000000000000000000000000b000000000000000000000000000000",
+            ),
+            (
+                create_with_settings(),
+                concat!(
+                    "0103efcdab8967452301efcdab8967452301060000006f726465727303000000020000000c00000072657465",
+                    "6e74696f6e2e6d7304000000313030301400000073747265616d6275732e6475726162696c69747906000000",
+                    "6d656d6f7279",
+                ),
+            ),
+            (Command::DeleteTopic { name: name("orders") }, "0104060000006f7264657273"),
+            (Command::ConfirmDropped { partitions: vec![PartitionId(1)] }, "0105010000000100000000000000"),
+            (Command::ReserveProducerIds, "0106"),
+        ]
+    }
+
+    /// What they and two more amount to, with its bytes made by hand.
+    fn state() -> (State, &'static str) {
+        let start =
+            [Command::StartNode { node_id: 3 }, Command::RegisterLogs { ids: vec![10, 11] }, create_with_settings()];
+        let delete = [create("gone", 2), Command::DeleteTopic { name: name("gone") }, Command::ReserveProducerIds];
+        (
+            after(start.into_iter().chain(delete)),
+            concat!(
+                "014d0000000000000000000000000000000103000000010000000600000000000000e8030000000000000200",
+                "00000a0000000000000000000000000000000b00000000000000000000000000000001000000060000006f72",
+                "64657273efcdab8967452301efcdab8967452301020000000c000000726574656e74696f6e2e6d7304000000",
+                "313030301400000073747265616d6275732e6475726162696c697479060000006d656d6f7279030000000100",
+                "0000000000000000000002000000000000000100000003000000000000000000000002000000040000000000",
+                "000001000000050000000000000000000000",
+            ),
+        )
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn commands_are_as_specified() {
+        for (command, expected) in commands() {
+            assert_eq!(hex(&command.encode()), expected, "{command:?}");
+            assert_eq!(Command::decode(&command.encode()), Ok(command));
+        }
+    }
+
+    #[test]
+    fn the_snapshot_is_as_specified() {
+        let (state, expected) = state();
+        assert_eq!(hex(&state.encode()), expected);
+        assert_eq!(State::decode(&state.encode()), Ok(state));
+        let fresh = State::new(ClusterId(1));
+        assert_eq!(State::decode(&fresh.encode()), Ok(fresh));
+    }
+
+    #[test]
+    fn nothing_may_be_missing_or_too_much() {
+        let check = |whole: &[u8], decode: &dyn Fn(&[u8]) -> bool| {
+            assert!((0..whole.len()).all(|len| !decode(&whole[..len])));
+            assert!(!decode(&[whole, &[0]].concat()));
+        };
+        for (command, _) in commands() {
+            check(&command.encode(), &|bytes| Command::decode(bytes).is_ok());
+        }
+        check(&state().0.encode(), &|bytes| State::decode(bytes).is_ok());
+    }
+
+    #[test]
+    fn later_versions_and_kinds_are_told_from_nonsense() {
+        let later = |field, found, known| DecodeError::Unknown { field, found, known };
+        assert_eq!(Command::decode(&[2, 1]), Err(later("version of the command", 2, 1)));
+        assert_eq!(Command::decode(&[1, 7]), Err(later("kind of the command", 7, 6)));
+        assert_eq!(State::decode(&[2]), Err(later("version of the snapshot", 2, 1)));
+    }
+
+    #[test]
+    fn a_partition_lives_in_a_log_that_is_there() {
+        let (mut state, _) = state();
+        state.logs.pop();
+        assert!(State::decode(&state.encode()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..8) {
+            let _ = (State::decode(&bytes), Command::decode(&bytes));
+            if bytes.len() > 2 {
+                bytes[..2].copy_from_slice(&[1, kind]);
+                let _ = (State::decode(&bytes), Command::decode(&bytes));
+            }
+        }
+
+        #[test]
+        fn changed_bytes_do_no_harm(which in 0usize..6, position in any::<prop::sample::Index>(), flip in 1u8..) {
+            let mut bytes = commands().swap_remove(which).0.encode();
+            let at = position.index(bytes.len());
+            bytes[at] ^= flip;
+            if let Ok(command) = Command::decode(&bytes) {
+                let _ = state().0.apply(&command);
+            }
+            let mut bytes = state().0.encode();
+            let at = position.index(bytes.len());
+            bytes[at] ^= flip;
+            if let Ok(mut state) = State::decode(&bytes) {
+                let again = State::decode(&state.encode()).expect("our own bytes");
+                prop_assert_eq!(&again, &state);
+                for (command, _) in commands() {
+                    let _ = state.apply(&command);
+                }
+            }
+        }
+    }
+}

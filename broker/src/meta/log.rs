@@ -175,3 +175,219 @@ impl<R: Runtime> Writer<R> {
         Ok(results)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use runtime::sim::{
+        Crash, NodeId, RunError, SimRuntime, Simulation,
+        disk::{Effect, Fault, OpKind, Reached},
+        seeds,
+    };
+    use wire::PartitionId;
+
+    use super::{
+        super::state::tests::{create, name},
+        *,
+    };
+
+    const DIR: &str = "meta";
+
+    /// What was asked for and what was answered, which no crash takes.
+    #[derive(Default)]
+    struct Ledger {
+        cluster_id: Option<ClusterId>,
+        commands: Vec<Command>,
+        acked: usize,
+    }
+
+    impl Ledger {
+        /// Checks what was recovered: all that was acknowledged, and of the last group, if it was not, all or nothing.
+        fn settle(&mut self, recovered: &State) {
+            let Some(cluster_id) = self.cluster_id else { return };
+            if self.acked == 0 && recovered.logs.is_empty() {
+                return; // It has yet to begin.
+            }
+            let mut state = State::new(cluster_id);
+            let (acked, under_way) = self.commands.split_at(self.acked);
+            acked.iter().for_each(|command| drop(state.apply(command)));
+            if state == *recovered {
+                self.commands.truncate(self.acked);
+            } else {
+                under_way.iter().for_each(|command| drop(state.apply(command)));
+                assert_eq!(state, *recovered, "neither before nor after the last group");
+                self.acked = self.commands.len();
+            }
+        }
+    }
+
+    fn command(seed: u64) -> Command {
+        let topic = format!("topic-{}", seed / 8 % 5);
+        match seed % 8 {
+            0 => Command::StartNode { node_id: 1 },
+            1 => Command::ReserveProducerIds,
+            2..=4 => create(&topic, 1 + (seed >> 32) as u32 % 4),
+            5 | 6 => Command::DeleteTopic { name: name(&topic) },
+            _ => Command::ConfirmDropped { partitions: (0..seed >> 32 & 15).map(PartitionId).collect() },
+        }
+    }
+
+    /// Opens the metadata, checks it against the ledger, and proposes `groups` groups of up to three commands at once.
+    async fn work(runtime: SimRuntime, ledger: Rc<RefCell<Ledger>>, groups: usize) {
+        let meta = MetaLog::open(&runtime, Path::new(DIR)).await.expect("no damage");
+        ledger.borrow_mut().settle(&meta.snapshot());
+        if meta.snapshot().logs.is_empty() {
+            let first = Command::RegisterLogs { ids: vec![1, 2] };
+            *ledger.borrow_mut() =
+                Ledger { cluster_id: Some(meta.snapshot().cluster_id), commands: vec![first.clone()], acked: 0 };
+            meta.propose(first).await.expect("no fault");
+            ledger.borrow_mut().acked = 1;
+        }
+        for _ in 0..groups {
+            let commands: Vec<_> = (0..1 + runtime.random_u64() % 3).map(|_| command(runtime.random_u64())).collect();
+            ledger.borrow_mut().commands.extend(commands.iter().cloned());
+            // Queued before the writing task runs again, so they share a group.
+            let proposed: Vec<_> = commands
+                .into_iter()
+                .map(|command| {
+                    let (answer, answered) = flume::bounded(1);
+                    meta.queue.try_send(Request { command, answer }).map_err(drop).expect("the queue has room");
+                    answered
+                })
+                .collect();
+            for answered in proposed {
+                let result = answered.recv_async().await.expect("every command is answered");
+                assert!(matches!(result, Ok(_) | Err(ProposeError::Refused(_))), "{result:?}");
+            }
+            let acked = ledger.borrow().commands.len();
+            ledger.borrow_mut().acked = acked;
+        }
+    }
+
+    fn run(simulation: &Simulation, node: NodeId, ledger: &Rc<RefCell<Ledger>>, groups: usize) -> Result<(), RunError> {
+        let ledger = Rc::clone(ledger);
+        simulation.block_on(node, move |runtime| work(runtime, ledger, groups))
+    }
+
+    fn steps(seed: u64) -> u64 {
+        let simulation = Simulation::new(seed);
+        let node = simulation.add_node();
+        run(&simulation, node, &Rc::default(), 6).expect("no crash");
+        simulation.disk(node).steps()
+    }
+
+    #[test]
+    fn every_acknowledged_command_survives_crashes_at_every_step() {
+        for seed in seeds(6) {
+            for step in 1..=steps(seed) {
+                for crashes in [[Crash::PowerCut; 2], [Crash::Kill; 2], [Crash::Kill, Crash::PowerCut]] {
+                    let simulation = Simulation::new(seed);
+                    let node = simulation.add_node();
+                    let ledger = Rc::default();
+                    let disk = simulation.disk(node);
+                    disk.crash_at_step(step, crashes[0]);
+                    assert!(run(&simulation, node, &ledger, 6).is_err(), "no crash at step {step}");
+                    disk.crash_at_step(disk.steps() + 1 + (step * 5 + seed) % 40, crashes[1]);
+                    let _may_crash = run(&simulation, node, &ledger, 6);
+                    simulation.crash(node, Crash::PowerCut);
+                    run(&simulation, node, &ledger, 1).expect("no crash any more");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_answered_is_in_the_snapshot() {
+        for seed in seeds(20) {
+            let told = runtime::sim::block_on(seed, async |runtime| {
+                let meta = MetaLog::open(&runtime, Path::new(DIR)).await.expect("nothing to read");
+                meta.propose(Command::RegisterLogs { ids: vec![1] }).await.expect("no fault");
+                let proposals: Vec<_> = (0..200)
+                    .map(|n| {
+                        let meta = meta.clone();
+                        runtime.spawn(async move {
+                            let topic = format!("topic-{n}");
+                            let before = meta.snapshot();
+                            meta.propose(create(&topic, 1)).await.expect("no fault");
+                            let after = meta.snapshot();
+                            assert!(
+                                after.topics.contains_key(topic.as_str())
+                                    && !before.topics.contains_key(topic.as_str())
+                            );
+                            assert!(after.version > before.version);
+                        })
+                    })
+                    .collect();
+                for proposal in proposals {
+                    proposal.await;
+                }
+                (meta.snapshot().version, meta.snapshot().topics.len())
+            });
+            assert_eq!(told, (201, 200));
+        }
+    }
+
+    #[test]
+    fn commands_of_one_group_see_each_other_and_a_refusal_is_not_written() {
+        let versions = runtime::sim::block_on(1, async |runtime| {
+            let meta = MetaLog::open(&runtime, Path::new(DIR)).await.expect("nothing to read");
+            meta.propose(Command::RegisterLogs { ids: vec![1] }).await.expect("no fault");
+            let twice = [create("a", 1), create("a", 2), create("b", 1)].map(|command| {
+                let meta = meta.clone();
+                runtime.spawn(async move { meta.propose(command).await.is_ok() })
+            });
+            let mut accepted = 0;
+            for proposed in twice {
+                accepted += u64::from(proposed.await);
+            }
+            (accepted, meta.snapshot().version)
+        });
+        assert_eq!(versions, (2, 3));
+    }
+
+    #[test]
+    fn after_a_failed_write_nothing_is_shown_or_written() {
+        let simulation = Simulation::new(1);
+        let node = simulation.add_node();
+        let disk = simulation.disk(node);
+        disk.inject(Fault { op: Some(OpKind::Write), nth: 5, effect: Effect::Error(Reached::All) });
+        let failed = simulation.block_on(node, async |runtime| {
+            let meta = MetaLog::open(&runtime, Path::new(DIR)).await.expect("nothing to read");
+            meta.propose(Command::RegisterLogs { ids: vec![1] }).await.expect("no fault yet");
+            for _ in 0..3 {
+                let failed = meta.propose(create("a", 1)).await;
+                assert!(matches!(failed, Err(ProposeError::Write(WriteError::Failed { .. }))), "{failed:?}");
+                assert!(meta.snapshot().topics.is_empty());
+            }
+        });
+        failed.expect("no crash");
+        assert_eq!(disk.ops(OpKind::Write), 5);
+    }
+
+    #[test]
+    fn a_full_disk_changes_nothing() {
+        let simulation = Simulation::new(1);
+        let node = simulation.add_node();
+        let disk = simulation.disk(node);
+        let full = simulation.block_on(node, async move |runtime| {
+            let meta = MetaLog::open(&runtime, Path::new(DIR)).await.expect("nothing to read");
+            meta.propose(Command::RegisterLogs { ids: vec![1] }).await.expect("there is room");
+            disk.inject(Fault { op: Some(OpKind::Allocate), nth: 1, effect: Effect::NoSpace });
+            let mut created = 0;
+            let refused = loop {
+                match meta.propose(create(&format!("topic-{created}"), 1)).await {
+                    Ok(_) => created += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(refused, ProposeError::Write(WriteError::NoSpace { .. })), "{refused}");
+            meta.propose(create(&format!("topic-{created}"), 1)).await.expect("there is room again");
+            assert_eq!(meta.snapshot().topics.len(), created + 1);
+            meta.snapshot().state.clone()
+        });
+        simulation.crash(node, Crash::PowerCut);
+        let recovered = simulation.block_on(node, async |runtime| {
+            MetaLog::open(&runtime, Path::new(DIR)).await.expect("undamaged").snapshot().state.clone()
+        });
+        assert_eq!(recovered.expect("no crash"), full.expect("no crash"));
+    }
+}

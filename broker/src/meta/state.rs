@@ -154,9 +154,9 @@ pub enum Refusal {
 }
 
 impl State {
-    /// The state of a new cluster.
+    /// The state of a new cluster. Partitions are numbered from 1: on disk, 0 stands for none.
     pub fn new(cluster_id: ClusterId) -> Self {
-        Self { cluster_id, ..Self::default() }
+        Self { cluster_id, next_partition: 1, ..Self::default() }
     }
 
     /// Carries out a command.
@@ -290,5 +290,158 @@ impl fmt::Display for ClusterId {
             })
             .collect();
         formatter.pad(&text)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::meta) fn name(name: &str) -> TopicName {
+        name.parse().expect("a topic name")
+    }
+
+    pub(in crate::meta) fn create(topic: &str, partitions: u32) -> Command {
+        Command::CreateTopic {
+            id: TopicId(topic.len() as u128),
+            name: name(topic),
+            partitions,
+            settings: BTreeMap::new(),
+        }
+    }
+
+    fn with_settings(settings: impl IntoIterator<Item = (String, String)>) -> Command {
+        let settings = settings.into_iter().collect();
+        Command::CreateTopic { id: TopicId(1), name: name("set"), partitions: 1, settings }
+    }
+
+    fn delete(topic: &str) -> Command {
+        Command::DeleteTopic { name: name(topic) }
+    }
+
+    pub(in crate::meta) fn after(commands: impl IntoIterator<Item = Command>) -> State {
+        let mut state = State::new(ClusterId(77));
+        for command in commands {
+            state.apply(&command).expect("the command is accepted");
+        }
+        state
+    }
+
+    fn logs(count: u128) -> Command {
+        Command::RegisterLogs { ids: (0..count).collect() }
+    }
+
+    fn check_refused(state: &State, command: Command, expected: Refusal) {
+        let mut after = state.clone();
+        assert_eq!(after.apply(&command), Err(expected));
+        assert_eq!(after, *state, "a refused command changes nothing");
+    }
+
+    /// Number and log of each partition of a topic.
+    fn placed(state: &State, topic: &str) -> Vec<(u64, u32)> {
+        state.topics[topic].partitions.iter().map(|partition| (partition.id.0, partition.log)).collect()
+    }
+
+    #[test]
+    fn every_start_takes_the_next_leader_epoch() {
+        let mut state = after([]);
+        for epoch in 1..=3 {
+            assert_eq!(state.apply(&Command::StartNode { node_id: 4 }), Ok(Outcome::LeaderEpoch(epoch)));
+        }
+        check_refused(&state, Command::StartNode { node_id: 5 }, Refusal::OtherNode { expected: 4, found: 5 });
+        state.leader_epoch = i32::MAX;
+        check_refused(&state, Command::StartNode { node_id: 4 }, Refusal::NoMoreEpochs);
+    }
+
+    #[test]
+    fn logs_are_registered_once() {
+        let state = after([logs(2), Command::RegisterLogs { ids: vec![9] }]);
+        assert_eq!(state.logs, [0, 1, 9]);
+        check_refused(&state, Command::RegisterLogs { ids: vec![5, 1] }, Refusal::LogKnown { id: 1 });
+        check_refused(&state, Command::RegisterLogs { ids: vec![5, 5] }, Refusal::LogKnown { id: 5 });
+        check_refused(
+            &state,
+            Command::RegisterLogs { ids: (100..1122).collect() },
+            Refusal::TooManyLogs { logs: 1025 },
+        );
+    }
+
+    #[test]
+    fn partitions_go_where_fewest_are_and_have_new_numbers() {
+        let state = after([logs(3), create("a", 4), create("bb", 1)]);
+        assert_eq!(placed(&state, "a"), [(1, 0), (2, 1), (3, 2), (4, 0)]);
+        assert_eq!(placed(&state, "bb"), [(5, 1)]);
+        let state = after([logs(3), create("a", 4), create("bb", 1), delete("a"), create("ccc", 5)]);
+        assert_eq!(placed(&state, "ccc"), [(6, 0), (7, 2), (8, 0), (9, 1), (10, 2)]);
+        let state = after([logs(1), create("a", 2), Command::RegisterLogs { ids: vec![7] }, create("bb", 3)]);
+        assert_eq!(placed(&state, "bb"), [(3, 1), (4, 1), (5, 0)]);
+    }
+
+    #[test]
+    fn a_deleted_topic_leaves_tombstones_until_they_are_confirmed() {
+        let confirm =
+            |ids: &[u64]| Command::ConfirmDropped { partitions: ids.iter().copied().map(PartitionId).collect() };
+        let state = after([logs(2), create("a", 3), delete("a")]);
+        assert!(state.topics.is_empty());
+        let tombstones: Vec<_> = state.tombstones.iter().map(|(id, log)| (id.0, *log)).collect();
+        assert_eq!(tombstones, [(1, 0), (2, 1), (3, 0)]);
+        check_refused(&state, delete("a"), Refusal::UnknownTopic { name: name("a") });
+        let again = after([logs(2), create("a", 3), delete("a"), confirm(&[1, 3, 99]), create("a", 1)]);
+        assert_eq!(again.tombstones.keys().collect::<Vec<_>>(), [&PartitionId(2)]);
+        assert_eq!(placed(&again, "a"), [(4, 0)]);
+    }
+
+    #[test]
+    fn topics_are_within_bounds() {
+        check_refused(&after([]), create("a", 1), Refusal::NoLog);
+        let state = after([logs(1), create("a", 1)]);
+        check_refused(&state, create("a", 1), Refusal::TopicExists { name: name("a") });
+        for found in [0, TOPIC_PARTITIONS_MAX + 1, u32::MAX] {
+            check_refused(&state, create("b", found), Refusal::PartitionCount { found });
+        }
+        // Nine tenths of the room, a ninth of that deleted and not confirmed.
+        let many = (0..9).map(|n| create(&format!("t{n}"), TOPIC_PARTITIONS_MAX)).chain([delete("t0"), create("b", 1)]);
+        let full = after([logs(1)].into_iter().chain(many));
+        check_refused(&full, create("c", 100_000), Refusal::TooManyPartitions { found: PARTITIONS_MAX + 1 });
+        let numbered = State { next_partition: u64::MAX, ..state };
+        check_refused(&numbered, create("b", 1), Refusal::TooManyPartitions { found: 2 });
+    }
+
+    #[test]
+    fn settings_are_within_bounds() {
+        let state = after([logs(1)]);
+        let setting = |n: usize| (format!("setting.{n}"), "x".to_owned());
+        assert!(state.clone().apply(&with_settings((0..64).map(setting))).is_ok());
+        check_refused(&state, with_settings((0..65).map(setting)), Refusal::TooManySettings { found: 65 });
+        for (name, value) in [("n".repeat(4097), String::new()), ("n".to_owned(), "v".repeat(4097))] {
+            let expected = Refusal::SettingTooLong { name: name.clone(), bytes: 4097 };
+            check_refused(&state, with_settings([(name, value)]), expected);
+        }
+    }
+
+    #[test]
+    fn the_level_of_a_topic_is_one_of_its_settings() {
+        let level = |level: &str| with_settings([(Durability::SETTING.to_owned(), level.to_owned())]);
+        assert_eq!(after([logs(1), create("a", 1)]).topics["a"].durability, Durability::Durable);
+        assert_eq!(after([logs(1), level("memory")]).topics["set"].durability, Durability::Memory);
+        let source = "fast".parse::<Durability>().expect_err("no such level");
+        check_refused(&after([logs(1)]), level("fast"), Refusal::Durability { source });
+    }
+
+    #[test]
+    fn producer_ids_come_in_blocks() {
+        let mut state = after([]);
+        assert_eq!(state.apply(&Command::ReserveProducerIds), Ok(Outcome::ProducerIds(0..1000)));
+        assert_eq!(state.apply(&Command::ReserveProducerIds), Ok(Outcome::ProducerIds(1000..2000)));
+        state.next_producer_id = i64::MAX - 5;
+        check_refused(&state, Command::ReserveProducerIds, Refusal::NoMoreProducerIds);
+    }
+
+    #[test]
+    fn a_cluster_id_has_22_characters() {
+        let check = |id: u128, expected: &str| assert_eq!(ClusterId(id).to_string(), expected);
+        check(0, "AAAAAAAAAAAAAAAAAAAAAA");
+        check(u128::MAX, "_____________________w");
+        check(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210, "ASNFZ4mrze_-3LqYdlQyEA");
     }
 }
