@@ -514,3 +514,218 @@ impl Item {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wire::record::{BatchBuilder, Producer, patch_base_offset};
+
+    use super::*;
+
+    fn fetcher(partitions: usize, edit: impl FnOnce(&mut Limits)) -> Fetcher {
+        let mut limits = Limits {
+            fetch_bytes_max: 100_000,
+            buffer_bytes_max: 1_000_000,
+            out_of_range: OutOfRange::Stop,
+            gaps: Gaps::Report,
+        };
+        edit(&mut limits);
+        let assigned = |partition| Assigned {
+            topic: "t".into(),
+            partition: partition as u32,
+            id: PartitionId(partition as u64 + 10),
+            route: 0,
+            offset: 5,
+        };
+        Fetcher::new(limits, (0..partitions).map(assigned).collect())
+    }
+
+    fn row(batches: &[(u64, usize)]) -> Row {
+        let batch = |&(base_offset, records): &(u64, usize)| {
+            let mut builder = BatchBuilder::new(1 << 20);
+            (0..records).for_each(|_| builder.append(0, None, Some(b"v"), &[]).unwrap());
+            let mut bytes = builder.build(Producer::NONE).to_vec();
+            patch_base_offset(&mut bytes, base_offset);
+            bytes
+        };
+        Row {
+            code: ErrorCode::None,
+            error: None,
+            log_start_offset: 2,
+            high_watermark: 100,
+            lost: None,
+            batches: batches.iter().flat_map(batch).collect::<Vec<_>>().into(),
+        }
+    }
+
+    fn refusal(code: ErrorCode) -> Row {
+        Row { code, error: Some(Error::refused("fetch", &"a".into(), code, "")), ..row(&[]) }
+    }
+
+    /// Asks, answers with the row, and tells the items: offsets of runs, names of notices.
+    fn answer(fetcher: &mut Fetcher, row: Row) -> Vec<String> {
+        let question = fetcher.poll_question().expect("a partition is to be asked for");
+        fetcher.complete(&question.ticket, Ok(vec![row]), Instant::now());
+        items(fetcher)
+    }
+
+    fn items(fetcher: &mut Fetcher) -> Vec<String> {
+        let tell = |(_, item)| match item {
+            Item::Run { bytes, from } => {
+                let bases: Vec<_> = Batches::new(&bytes).map(|batch| batch.unwrap().base_offset()).collect();
+                format!("{bases:?} from {from}")
+            }
+            Item::Notice(error) => format!("{error:?}").split([' ', '{']).next().unwrap().to_owned(),
+        };
+        std::iter::from_fn(|| fetcher.next()).map(tell).collect()
+    }
+
+    fn offset_asked(fetcher: &mut Fetcher) -> Option<u64> {
+        fetcher.poll_question().map(|question| question.positions[0].offset)
+    }
+
+    #[test]
+    fn the_next_question_starts_behind_the_answer() {
+        let mut fetcher = fetcher(1, |_| {});
+        assert_eq!(answer(&mut fetcher, row(&[(3, 4), (7, 2)])), ["[3, 7] from 5"]);
+        assert_eq!((offset_asked(&mut fetcher), fetcher.high_watermark(0)), (Some(9), Some(100)));
+        assert_eq!(offset_asked(&mut fetcher), None, "one question at a time");
+    }
+
+    #[test]
+    fn partitions_of_a_connection_share_a_question() {
+        let mut fetcher = fetcher(3, |_| {});
+        let question = fetcher.poll_question().unwrap();
+        assert_eq!(question.positions.len(), 3);
+        fetcher.complete(&question.ticket, Ok(vec![row(&[(5, 1)]), row(&[]), row(&[(5, 2)])]), Instant::now());
+        let asked: Vec<_> = fetcher.poll_question().unwrap().positions.iter().map(|position| position.offset).collect();
+        assert_eq!(asked, [6, 5, 7]);
+    }
+
+    #[test]
+    fn a_gap_is_told_once_and_accepted_on_request() {
+        let (mut strict, mut easy) = (fetcher(1, |_| {}), fetcher(1, |limits| limits.gaps = Gaps::Accept));
+        let rows = || row(&[(5, 1), (8, 1)]);
+        assert_eq!(answer(&mut strict, rows()), ["[5] from 5", "Gap", "[8] from 8"]);
+        assert_eq!(answer(&mut easy, rows()), ["[5, 8] from 5"]);
+        assert_eq!((offset_asked(&mut strict), offset_asked(&mut easy)), (Some(9), Some(9)));
+    }
+
+    #[test]
+    fn a_loss_is_told_and_no_gap() {
+        let mut fetcher = fetcher(1, |_| {});
+        let lost = Some(Lost { from: 4, to: 8 });
+        assert_eq!(answer(&mut fetcher, Row { lost, ..row(&[(8, 1)]) }), ["Lost", "[8] from 8"]);
+        assert_eq!(answer(&mut fetcher, Row { lost, ..row(&[]) }), [""; 0], "a loss that lies behind");
+    }
+
+    #[test]
+    fn out_of_range_stops_or_goes_on_as_told() {
+        let mut stopping = fetcher(1, |_| {});
+        assert_eq!(answer(&mut stopping, refusal(ErrorCode::OffsetOutOfRange)), ["OffsetOutOfRange"]);
+        assert!(stopping.all_stopped() && offset_asked(&mut stopping).is_none());
+        stopping.seek(0, 50);
+        assert_eq!((offset_asked(&mut stopping), stopping.all_stopped()), (Some(50), false));
+        for (policy, offset) in [(OutOfRange::Earliest, 2), (OutOfRange::Latest, 100)] {
+            let mut fetcher = fetcher(1, |limits| limits.out_of_range = policy);
+            assert_eq!(answer(&mut fetcher, refusal(ErrorCode::OffsetOutOfRange)), [""; 0]);
+            assert_eq!(offset_asked(&mut fetcher), Some(offset));
+        }
+    }
+
+    #[test]
+    fn a_seek_drops_what_was_received_and_what_is_under_way() {
+        let mut fetcher = fetcher(1, |_| {});
+        let question = fetcher.poll_question().unwrap();
+        fetcher.complete(&question.ticket, Ok(vec![row(&[(5, 1)])]), Instant::now());
+        let under_way = fetcher.poll_question().unwrap();
+        fetcher.seek(0, 40);
+        let question = fetcher.poll_question().unwrap();
+        assert_eq!(question.positions[0].offset, 40);
+        fetcher.complete(&under_way.ticket, Ok(vec![row(&[(6, 1)])]), Instant::now());
+        assert_eq!(items(&mut fetcher), [""; 0]);
+        fetcher.complete(&question.ticket, Ok(vec![row(&[(40, 1)])]), Instant::now());
+        assert_eq!(items(&mut fetcher), ["[40] from 40"]);
+        assert_eq!(fetcher.buffered_bytes, 0);
+    }
+
+    #[test]
+    fn a_reader_that_is_slow_bounds_what_is_asked_for() {
+        let mut fetcher = fetcher(1, |limits| limits.fetch_bytes_max = 10_000);
+        let mut offset = 5;
+        let mut answers = 0;
+        while let Some(question) = fetcher.poll_question() {
+            fetcher.complete(&question.ticket, Ok(vec![row(&[(offset, 800)])]), Instant::now());
+            (offset, answers) = (offset + 800, answers + 1);
+        }
+        assert_eq!(answers, 3, "of about 7 KB each, until there are as many as in two answers of 10 KB");
+        fetcher.next().unwrap();
+        assert!(fetcher.poll_question().is_some());
+    }
+
+    #[test]
+    fn what_may_mend_is_asked_again_after_a_pause() {
+        let lost = || Err(Error::Disconnected { address: "a".into(), reason: "cut".into() });
+        for answer in [lost(), Ok(vec![refusal(ErrorCode::Busy)]), Ok(vec![refusal(ErrorCode::NotLeader)])] {
+            let (mut fetcher, now) = (fetcher(1, |_| {}), Instant::now());
+            let question = fetcher.poll_question().unwrap();
+            fetcher.complete(&question.ticket, answer, now);
+            assert_eq!(offset_asked(&mut fetcher), None);
+            let at = fetcher.wake_at().unwrap();
+            assert!(at <= now + RETRY_FIRST);
+            fetcher.handle_time(at);
+            assert_eq!(offset_asked(&mut fetcher), Some(5));
+        }
+    }
+
+    #[test]
+    fn a_move_wants_metadata_and_goes_on_over_the_new_connection() {
+        let (mut fetcher, now) = (fetcher(1, |_| {}), Instant::now());
+        let question = fetcher.poll_question().unwrap();
+        fetcher.complete(&question.ticket, Ok(vec![refusal(ErrorCode::UnknownPartition)]), now);
+        assert_eq!(fetcher.take_metadata_wanted().len(), 1);
+        fetcher.set_route(0, 1);
+        fetcher.handle_time(fetcher.wake_at().unwrap());
+        assert_eq!(fetcher.poll_question().unwrap().ticket.route, 1);
+    }
+
+    #[test]
+    fn what_does_not_mend_is_told_and_stops_the_partition() {
+        let check = |code| {
+            let mut fetcher = fetcher(1, |_| {});
+            assert_eq!(answer(&mut fetcher, refusal(code)), ["Refused"], "{code}");
+            assert!(fetcher.all_stopped());
+        };
+        check(ErrorCode::PartitionRefused);
+        check(ErrorCode::CorruptBatch);
+        check(ErrorCode::NotAuthorized);
+    }
+
+    #[test]
+    fn batches_before_the_damage_are_given_out() {
+        let mut fetcher = fetcher(1, |_| {});
+        let mut damaged = row(&[(5, 1), (6, 1)]);
+        damaged.batches.truncate(damaged.batches.len() - 1);
+        assert_eq!(answer(&mut fetcher, damaged), ["[5] from 5", "UnreadableBatch"]);
+        assert!(fetcher.all_stopped());
+    }
+
+    #[test]
+    fn batches_that_lead_nowhere_are_not_asked_for_at_once() {
+        let mut fetcher = fetcher(1, |_| {});
+        answer(&mut fetcher, row(&[(1, 1)]));
+        assert_eq!(offset_asked(&mut fetcher), None);
+        assert!(fetcher.wake_at().is_some());
+    }
+
+    #[test]
+    fn a_deleted_topic_ends_its_partitions_after_what_was_received() {
+        let mut fetcher = fetcher(2, |_| {});
+        let question = fetcher.poll_question().unwrap();
+        fetcher.complete(&question.ticket, Ok(vec![row(&[(5, 1)]), row(&[])]), Instant::now());
+        fetcher.fail_topic("t", &Error::UnknownTopic { topic: "t".into() });
+        let mut told = items(&mut fetcher);
+        told.sort();
+        assert_eq!(told, ["UnknownTopic", "UnknownTopic", "[5] from 5"]);
+        assert!(fetcher.all_stopped());
+    }
+}

@@ -133,14 +133,14 @@ impl Accumulator {
         accumulator
     }
 
-    /// Adds a record to its batch.
+    /// Adds a record to its batch. The clock is read only when that opens a batch.
     #[inline]
     pub(crate) fn append(
         &mut self,
         record: &ProducerRecord<'_>,
         timestamp_ms: i64,
         buffer_bytes: usize,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
     ) -> Result<Delivery, Rejected> {
         let index = self.choose(record, buffer_bytes)?;
         let partition = &mut self.partitions[index as usize];
@@ -158,14 +158,15 @@ impl Accumulator {
             }
         }
         self.records += 1;
-        let opened = partition.open.is_none();
-        let open = partition.open.get_or_insert_with(|| OpenBatch::new(&self.limits, now));
-        open.rest.buffer_bytes += buffer_bytes;
         let record_index = partition.builder.record_count() as u32 - 1;
-        let delivery = Delivery::new(open.outcome.clone(), record_index);
-        if opened {
-            self.touch(index, now);
+        if let Some(open) = &mut partition.open {
+            open.rest.buffer_bytes += buffer_bytes;
+            return Ok(Delivery::new(open.outcome.clone(), record_index));
         }
+        let now = now();
+        let open = partition.open.insert(OpenBatch::new(&self.limits, buffer_bytes, now));
+        let delivery = Delivery::new(open.outcome.clone(), record_index);
+        self.touch(index, now);
         Ok(delivery)
     }
 
@@ -206,6 +207,11 @@ impl Accumulator {
     /// The connection is gone, or there again.
     pub(crate) fn set_connected(&mut self, route: RouteIndex, connected: bool) {
         self.routes[route].connected = connected;
+    }
+
+    /// Where a partition is sent to.
+    pub(crate) fn route(&self, partition: u32) -> RouteIndex {
+        self.partitions[partition as usize].route
     }
 
     /// The partitions have these routes from now on.
@@ -361,9 +367,9 @@ impl Accumulator {
 }
 
 impl OpenBatch {
-    fn new(limits: &Limits, now: Instant) -> Self {
+    fn new(limits: &Limits, buffer_bytes: usize, now: Instant) -> Self {
         let (decide, outcome) = outcome();
-        let rest = Open { decide, outcome: outcome.clone(), buffer_bytes: 0, deadline: now + limits.delivery_timeout };
+        let rest = Open { decide, outcome: outcome.clone(), buffer_bytes, deadline: now + limits.delivery_timeout };
         Self { outcome, ready_at: now + limits.linger, rest }
     }
 }
@@ -408,5 +414,136 @@ impl Partition {
     fn wake_at(&self, now: Instant) -> Option<Instant> {
         let lingers = |open: &OpenBatch| if open.ready_at > now { open.ready_at } else { open.rest.deadline };
         self.open.as_ref().map(lingers).into_iter().chain(self.queue.wake_at()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINGER: Duration = Duration::from_millis(5);
+
+    fn accumulator(partitions: usize, linger: Duration) -> Accumulator {
+        let limits =
+            Limits { batch_bytes_max: 1024, linger, in_flight_max: 2, delivery_timeout: Duration::from_secs(10) };
+        let partitioner = Partitioner::new(partitions as u32, 0, 1024);
+        Accumulator::new(limits, Numbering::None, partitioner, &vec![0; partitions])
+    }
+
+    fn append(accumulator: &mut Accumulator, partition: u32, bytes: usize, now: Instant) {
+        let value = vec![0; bytes];
+        let record = ProducerRecord::value(&value).partition(partition);
+        accumulator.append(&record, 0, bytes, || now).unwrap();
+    }
+
+    fn sent(accumulator: &mut Accumulator, now: Instant) -> Vec<Outgoing> {
+        std::iter::from_fn(|| accumulator.poll_request(now)).collect()
+    }
+
+    fn ack(accumulator: &mut Accumulator, outgoing: &Outgoing, now: Instant) {
+        let ack = super::super::delivery::Ack { base_offset: 0, durability: Default::default(), synced: true };
+        let attempts = vec![Attempt::Acked(ack); outgoing.ticket.batches.len()];
+        accumulator.complete(&outgoing.ticket, attempts, now);
+    }
+
+    fn partitions(outgoing: &Outgoing) -> Vec<u32> {
+        outgoing.ticket.batches.iter().map(|&(partition, _)| partition).collect()
+    }
+
+    #[test]
+    fn a_lone_record_leaves_at_once_and_batches_grow_while_the_window_is_full() {
+        let (mut accumulator, now) = (accumulator(1, Duration::ZERO), Instant::now());
+        let first: Vec<_> = (0..3)
+            .flat_map(|_| {
+                append(&mut accumulator, 0, 10, now);
+                sent(&mut accumulator, now)
+            })
+            .collect();
+        assert_eq!(first.len(), 2, "the window has room for two");
+        append(&mut accumulator, 0, 10, now);
+        ack(&mut accumulator, &first[0], now);
+        let second = sent(&mut accumulator, now);
+        assert_eq!(second.len(), 1);
+        assert!(second[0].batches[0].len() > first[0].batches[0].len(), "two records in one batch");
+        assert_eq!(accumulator.records(), 3);
+    }
+
+    #[test]
+    fn a_batch_lingers_until_it_is_full_or_its_time_is_over_or_it_is_flushed() {
+        let (mut accumulator, now) = (accumulator(3, LINGER), Instant::now());
+        (0..2).for_each(|_| append(&mut accumulator, 0, 600, now));
+        assert_eq!(partitions(&sent(&mut accumulator, now)[0]), [0], "the first batch is full");
+        append(&mut accumulator, 1, 10, now);
+        assert!(sent(&mut accumulator, now).is_empty());
+        assert_eq!(accumulator.wake_at(), Some(now + LINGER));
+        accumulator.handle_time(now + LINGER);
+        assert_eq!(partitions(&sent(&mut accumulator, now + LINGER)[0]), [0, 1]);
+        append(&mut accumulator, 2, 10, now + LINGER);
+        accumulator.flush(now + LINGER);
+        assert!(!accumulator.has_requests(), "the window is full");
+    }
+
+    #[test]
+    fn a_request_carries_one_batch_of_each_partition_up_to_its_size() {
+        let (mut accumulator, now) = (accumulator(4, LINGER), Instant::now());
+        (0..3).for_each(|partition| append(&mut accumulator, partition, 400, now));
+        (0..2).for_each(|_| append(&mut accumulator, 3, 800, now));
+        accumulator.flush(now);
+        let sent = sent(&mut accumulator, now);
+        assert_eq!(sent.iter().map(partitions).collect::<Vec<_>>(), [vec![3], vec![0, 1]]);
+    }
+
+    #[test]
+    fn nothing_is_sent_over_a_lost_connection_and_everything_once_it_is_back() {
+        let (mut accumulator, now) = (accumulator(2, Duration::ZERO), Instant::now());
+        append(&mut accumulator, 0, 10, now);
+        let sent_first = sent(&mut accumulator, now);
+        accumulator.set_connected(0, false);
+        let lost = Error::Disconnected { address: "a".into(), reason: "cut".into() };
+        accumulator.complete(&sent_first[0].ticket, [Attempt::NotSent(lost)], now);
+        append(&mut accumulator, 1, 10, now);
+        assert!(!accumulator.has_requests() && sent(&mut accumulator, now).is_empty());
+        accumulator.set_connected(0, true);
+        assert_eq!(partitions(&sent(&mut accumulator, now)[0]), [0, 1]);
+    }
+
+    #[test]
+    fn a_partition_that_moves_is_sent_over_its_new_connection() {
+        let (mut accumulator, now) = (accumulator(2, Duration::ZERO), Instant::now());
+        accumulator.set_connected(0, false);
+        (0..2).for_each(|partition| append(&mut accumulator, partition, 10, now));
+        accumulator.set_routes(&[0, 1], now);
+        let sent_first = sent(&mut accumulator, now);
+        assert_eq!((sent_first.len(), sent_first[0].ticket.route), (1, 1));
+        assert_eq!(partitions(&sent_first[0]), [1]);
+        accumulator.set_connected(0, true);
+        assert_eq!(partitions(&sent(&mut accumulator, now)[0]), [0]);
+    }
+
+    #[test]
+    fn an_open_batch_is_given_up_in_time() {
+        let (mut accumulator, now) = (accumulator(1, Duration::ZERO), Instant::now());
+        accumulator.set_connected(0, false);
+        append(&mut accumulator, 0, 10, now);
+        let over = now + Duration::from_secs(10);
+        assert_eq!(accumulator.wake_at(), Some(over));
+        accumulator.handle_time(over);
+        let decided = accumulator.take_decided();
+        assert!(matches!(decided[0].1.outcome, Outcome::TimedOut { maybe_written: false, .. }));
+        assert_eq!((decided[0].1.buffer_bytes, accumulator.records()), (10, 0));
+        append(&mut accumulator, 0, 10, over);
+        accumulator.set_connected(0, true);
+        assert_eq!(sent(&mut accumulator, over).len(), 1);
+    }
+
+    #[test]
+    fn what_fits_no_batch_or_partition_is_rejected() {
+        let (mut accumulator, now) = (accumulator(1, Duration::ZERO), Instant::now());
+        let value = [0; 1024];
+        let rejected = accumulator.append(&ProducerRecord::value(&value), 0, 1024, || now).unwrap_err();
+        assert!(matches!(rejected, Rejected::TooLarge { record_bytes } if record_bytes > 1024));
+        let rejected = accumulator.append(&ProducerRecord::value("v").partition(1), 0, 1, || now).unwrap_err();
+        assert!(matches!(rejected, Rejected::UnknownPartition));
+        assert!(!accumulator.has_requests());
     }
 }

@@ -10,6 +10,8 @@ mod partitioner;
 mod queue;
 mod record;
 mod sender;
+#[cfg(test)]
+mod simulation;
 
 use std::{sync::Arc, time::Duration};
 

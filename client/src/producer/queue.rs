@@ -12,8 +12,8 @@
 //!
 //! The hard idea is the gap. A batch given up for lost or refused for good leaves numbers behind that the broker will never
 //! see, or has seen without our knowing. The batches after it tell: if one is taken, there is no gap; if the oldest is refused
-//! as out of order, nothing after the gap is written, and all of it is numbered anew under the next producer epoch, which
-//! also shuts out the lost batch for ever.
+//! as out of order, nothing after the gap is written, and all of it is numbered anew under the next producer epoch. The first
+//! batch of that epoch shuts out for ever whatever of the older one is still on its way.
 
 use std::{
     collections::VecDeque,
@@ -198,11 +198,21 @@ impl Queue {
 
     /// Whether one more batch may go on the wire now, of at most `in_flight_max`.
     pub(crate) fn may_send(&self, in_flight_max: usize, now: Instant) -> bool {
+        !self.recovering && self.paused_until.is_none_or(|until| until <= now) && self.has_room(in_flight_max)
+    }
+
+    fn has_room(&self, in_flight_max: usize) -> bool {
+        if self.numbering == Numbering::None {
+            return self.on_wire < in_flight_max;
+        }
         // A broker that does not know a producer, or lost its memory in a crash, takes its numbers wherever they start: so one
         // batch goes ahead alone, and the others follow once it is known to have arrived.
-        let numbered = self.numbering != Numbering::None;
-        let window = if numbered && !self.established { 1 } else { in_flight_max };
-        self.on_wire < window && !self.recovering && self.paused_until.is_none_or(|until| until <= now)
+        let window = if self.established { in_flight_max } else { 1 };
+        // It remembers a producer's last batches: the oldest that is undecided has to stay among them, whatever was acknowledged
+        // behind it, or a repeat of it would not be known.
+        let next = self.batches.get(self.sent).map_or(self.number_next, |batch| batch.number);
+        let oldest = self.batches.front().map_or(next, |batch| batch.number);
+        self.on_wire < window && next - oldest < in_flight_max as u64
     }
 
     /// Puts the next waiting batch on the wire.
@@ -267,8 +277,7 @@ impl Queue {
     /// When something changes by time alone.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         let deadline = self.batches.front().map(|batch| batch.open.deadline);
-        let paused_until = self.paused_until.filter(|_| self.has_waiting());
-        deadline.into_iter().chain(paused_until).min()
+        deadline.into_iter().chain(self.paused_until).min()
     }
 
     /// Time passed: a pause may be over.
@@ -376,7 +385,8 @@ impl Queue {
         batch
     }
 
-    /// Numbers every batch anew, from 0, under the next epoch. None of them is written: see the top of the file.
+    /// Numbers every batch anew, from 0, under the next epoch. None of them is written: see the top of the file. But one that
+    /// left on a connection since lost may still arrive, under its old number, before the new epoch does: it is given up.
     fn number_anew(&mut self, decided: &mut Vec<Decided>) {
         let Numbering::Idempotent { epoch, .. } = &mut self.numbering else {
             unreachable!("only numbered batches are out of order");
@@ -388,12 +398,15 @@ impl Queue {
             return;
         };
         *epoch = next;
+        while let Some(index) = self.batches.iter().position(|batch| batch.maybe_written) {
+            let reason = self.batches[index].failure.clone().unwrap_or_default();
+            self.give_up(index, Outcome::Unknown { reason }, decided);
+        }
         (self.sequence_next, self.established, self.gap) = (0, false, None);
         for index in 0..self.batches.len() {
             let producer = self.take_numbers(self.batches[index].record_count);
             let batch = &mut self.batches[index];
             batch.bytes = with_producer(&batch.bytes, producer);
-            batch.maybe_written = false;
         }
     }
 
@@ -425,4 +438,276 @@ fn with_producer(bytes: &[u8], producer: Producer) -> Bytes {
     copy[position::CRC..position::ATTRIBUTES].copy_from_slice(&crc.to_be_bytes());
     debug_assert!(Batch::parse_one(&copy).is_ok_and(|batch| batch.verify_for_produce().is_ok()));
     copy.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::{super::delivery::outcome, *};
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    const NUMBERED: Numbering = Numbering::Idempotent { id: 7, epoch: 0 };
+
+    struct Line {
+        queue: Queue,
+        builder: BatchBuilder,
+        now: Instant,
+        decided: Vec<Decided>,
+    }
+
+    impl Line {
+        /// A line in which `batches` of two records wait.
+        fn new(numbering: Numbering, batches: usize) -> Self {
+            let (queue, builder) = (Queue::new(numbering), BatchBuilder::new(4096));
+            let mut line = Self { queue, builder, now: Instant::now(), decided: Vec::new() };
+            (0..batches).for_each(|_| line.push());
+            line
+        }
+
+        /// The same, the first batch being acknowledged already.
+        fn established(batches: usize) -> Self {
+            let mut line = Self::new(NUMBERED, batches + 1);
+            assert_eq!(line.send().len(), 1);
+            line.complete(0, acked(0));
+            line.decided.clear();
+            line
+        }
+
+        fn push(&mut self) {
+            let (decide, outcome) = outcome();
+            (0..2).for_each(|_| self.builder.append(0, None, Some(b"v"), &[]).unwrap());
+            let open = Open { decide, outcome, buffer_bytes: 2, deadline: self.now + TIMEOUT };
+            self.queue.push(&mut self.builder, open);
+        }
+
+        fn send(&mut self) -> Vec<Sending> {
+            let mut sent = Vec::new();
+            while self.queue.has_waiting() && self.queue.may_send(5, self.now) {
+                sent.push(self.queue.send());
+            }
+            sent
+        }
+
+        fn complete(&mut self, number: u64, attempt: Attempt) -> Need {
+            self.queue.complete(number, attempt, self.now, &mut self.decided)
+        }
+
+        /// Lets every pause pass.
+        fn pass(&mut self, time: Duration) {
+            self.now += time;
+            self.queue.handle_time(self.now);
+            self.queue.expire(self.now, &mut self.decided);
+        }
+
+        fn outcomes(&mut self) -> Vec<String> {
+            self.decided.drain(..).map(|decided| format!("{:?}", decided.outcome)).collect()
+        }
+    }
+
+    fn acked(base_offset: u64) -> Attempt {
+        Attempt::Acked(Ack { base_offset, durability: wire::Durability::Durable, synced: true })
+    }
+
+    fn refused(code: ErrorCode) -> Attempt {
+        Attempt::Refused { code, error: Error::refused("produce", &"a".into(), code, "") }
+    }
+
+    fn unanswered() -> Attempt {
+        Attempt::Unanswered(Error::Disconnected { address: "a".into(), reason: "cut".into() })
+    }
+
+    fn numbers(sent: &[Sending]) -> Vec<(i16, i32)> {
+        let producer = |sending: &Sending| Batch::parse_one(&sending.bytes).unwrap().producer();
+        sent.iter().map(|sending| (producer(sending).epoch, producer(sending).base_sequence)).collect()
+    }
+
+    #[test]
+    fn the_first_batch_goes_ahead_alone_then_the_window_opens() {
+        let mut line = Line::new(NUMBERED, 8);
+        assert_eq!(numbers(&line.send()), [(0, 0)]);
+        line.complete(0, acked(0));
+        assert_eq!(numbers(&line.send()), [(0, 2), (0, 4), (0, 6), (0, 8), (0, 10)]);
+        line.complete(1, acked(2));
+        assert_eq!(numbers(&line.send()), [(0, 12)]);
+    }
+
+    #[test]
+    fn a_retry_waits_for_all_that_is_on_the_wire_and_then_goes_in_order_as_it_was() {
+        let mut line = Line::established(3);
+        let first = line.send();
+        line.complete(1, refused(ErrorCode::Busy));
+        line.complete(2, refused(ErrorCode::OutOfOrderSequence));
+        line.pass(Duration::from_secs(1));
+        assert_eq!(line.send(), [], "one is still on the wire");
+        line.complete(3, refused(ErrorCode::OutOfOrderSequence));
+        assert_eq!(line.send(), first);
+        assert!(line.decided.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_is_followed_by_a_pause() {
+        let mut line = Line::established(1);
+        line.send();
+        line.complete(1, refused(ErrorCode::StorageFull));
+        assert_eq!(line.send(), []);
+        let until = line.queue.wake_at().unwrap();
+        assert!(until > line.now && until <= line.now + RETRY_FIRST);
+        line.pass(until - line.now);
+        assert_eq!(line.send().len(), 1);
+    }
+
+    #[test]
+    fn a_move_asks_for_metadata() {
+        let mut line = Line::established(1);
+        line.send();
+        assert_eq!(line.complete(1, refused(ErrorCode::NotLeader)), Need::Metadata);
+    }
+
+    #[test]
+    fn after_a_lost_connection_one_goes_ahead_again() {
+        let mut line = Line::established(3);
+        let first = line.send();
+        for number in 1..=3 {
+            line.complete(number, unanswered());
+        }
+        line.pass(Duration::from_secs(1));
+        assert_eq!(line.send(), first[..1]);
+    }
+
+    #[test]
+    fn what_is_undecided_stays_among_the_batches_that_the_broker_remembers() {
+        let mut line = Line::established(6);
+        assert_eq!(line.send().len(), 5);
+        line.complete(1, refused(ErrorCode::TimedOut));
+        for number in 2..=5 {
+            line.complete(number, acked(number * 2));
+        }
+        line.pass(Duration::from_secs(1));
+        assert_eq!(numbers(&line.send()), [(0, 2)], "the sixth would push the first out");
+        line.complete(1, acked(2));
+        assert_eq!(numbers(&line.send()), [(0, 12)]);
+    }
+
+    #[test]
+    fn without_numbers_an_unanswered_batch_is_not_sent_again() {
+        let mut line = Line::new(Numbering::None, 2);
+        assert_eq!(line.send().len(), 2);
+        line.complete(0, unanswered());
+        line.complete(1, refused(ErrorCode::TimedOut));
+        assert!(line.outcomes().iter().all(|outcome| outcome.starts_with("Unknown")));
+        assert_eq!(line.send(), []);
+    }
+
+    #[test]
+    fn time_tells_what_is_certainly_not_written_from_what_may_be() {
+        let mut line = Line::established(3);
+        line.send();
+        line.complete(1, refused(ErrorCode::Busy));
+        line.complete(2, unanswered());
+        line.pass(TIMEOUT);
+        let outcomes = line.outcomes();
+        assert!(outcomes[0].contains("maybe_written: false") && outcomes[0].contains("Busy"), "{}", outcomes[0]);
+        assert!(outcomes[1].contains("maybe_written: true") && outcomes[1].contains("cut"), "{}", outcomes[1]);
+        assert!(outcomes[2].contains("maybe_written: true"), "still on the wire: {}", outcomes[2]);
+        line.complete(3, acked(9));
+        assert!(line.outcomes().is_empty(), "an answer that comes too late is dropped");
+    }
+
+    /// Batch 1 is given up without an answer; batch 2 waits behind it.
+    fn gap() -> Line {
+        let mut line = Line::established(1);
+        line.send();
+        line.complete(1, unanswered());
+        line.pass(TIMEOUT);
+        line.push();
+        assert_eq!(line.outcomes().len(), 1);
+        line
+    }
+
+    #[test]
+    fn a_batch_taken_behind_a_lost_one_shows_that_there_is_no_gap() {
+        let mut line = gap();
+        assert_eq!(numbers(&line.send()), [(0, 4)]);
+        line.complete(2, acked(4));
+        line.push();
+        assert_eq!(numbers(&line.send()), [(0, 6)]);
+        line.complete(3, refused(ErrorCode::OutOfOrderSequence));
+        assert!(line.queue.failed().is_some(), "no gap explains this one");
+    }
+
+    #[test]
+    fn a_gap_is_closed_by_a_new_epoch() {
+        let mut line = gap();
+        line.push();
+        assert_eq!(numbers(&line.send()), [(0, 4)]);
+        line.complete(2, refused(ErrorCode::OutOfOrderSequence));
+        let sent = line.send();
+        assert_eq!(numbers(&sent), [(1, 0)]);
+        Batch::parse_one(&sent[0].bytes).unwrap().verify_for_produce().unwrap();
+        line.complete(2, acked(2));
+        line.push();
+        assert_eq!(numbers(&line.send()), [(1, 2), (1, 4)]);
+    }
+
+    #[test]
+    fn a_batch_that_may_still_arrive_is_not_given_a_second_number() {
+        let mut line = gap();
+        line.send();
+        line.complete(2, unanswered());
+        line.push();
+        line.pass(Duration::from_secs(1));
+        line.send();
+        line.complete(2, refused(ErrorCode::OutOfOrderSequence));
+        assert!(line.outcomes()[0].starts_with("Unknown"));
+        assert_eq!(numbers(&line.send()), [(1, 0)]);
+    }
+
+    #[test]
+    fn only_the_batch_at_fault_fails() {
+        let mut line = Line::established(2);
+        line.send();
+        line.complete(1, refused(ErrorCode::TooLarge));
+        line.complete(2, refused(ErrorCode::OutOfOrderSequence));
+        assert_eq!(line.outcomes().len(), 1);
+        assert_eq!(numbers(&line.send()), [(1, 0)]);
+    }
+
+    #[test]
+    fn a_producer_that_was_taken_over_ends() {
+        let mut line = Line::established(2);
+        line.send();
+        line.complete(1, refused(ErrorCode::InvalidProducerEpoch));
+        let outcomes = line.outcomes();
+        assert!(outcomes[0].starts_with("Failed") && outcomes[1].starts_with("Unknown"), "{outcomes:?}");
+        assert!(line.queue.failed().is_some());
+    }
+
+    #[test]
+    fn a_refused_partition_fails_what_waits_and_takes_records_later() {
+        let mut line = Line::established(1);
+        line.send();
+        line.push();
+        line.complete(1, refused(ErrorCode::PartitionRefused));
+        assert_eq!(line.outcomes().len(), 2);
+        assert!(line.queue.failed().is_none());
+    }
+
+    #[test]
+    fn used_up_epochs_end_the_partition_instead_of_wrapping() {
+        let mut line = gap();
+        line.queue.numbering = Numbering::Idempotent { id: 7, epoch: i16::MAX };
+        line.send();
+        line.complete(2, refused(ErrorCode::OutOfOrderSequence));
+        assert!(line.queue.failed().is_some());
+    }
+
+    #[test]
+    fn a_dropped_line_leaves_no_delivery_waiting() {
+        let mut line = Line::established(1);
+        let outcome = line.queue.outcomes().next().unwrap();
+        line.queue.fail(&Error::BufferFull, &mut line.decided);
+        drop(line);
+        assert!(outcome.now_or_never().is_some());
+    }
 }

@@ -104,12 +104,11 @@ impl Sender {
         buffer_bytes: usize,
     ) -> Result<Delivery, Error> {
         let timestamp_ms = record.timestamp_ms.unwrap_or_else(wall_clock_ms);
-        let now = now();
         let mut state = self.state.lock();
         match state.accumulator.append(record, timestamp_ms, buffer_bytes, now) {
             Ok(delivery) => {
                 if state.accumulator.has_requests() || state.needs_caretaker() {
-                    self.take_turn(state, now);
+                    self.take_turn(state, now());
                 }
                 Ok(delivery)
             }
@@ -245,14 +244,23 @@ impl Sender {
     }
 
     fn tell(&self, state: &mut State, index: u32, decided: Decided) -> (Decide, Result<Delivered, Error>, usize) {
-        let result = self.result(index, decided.outcome);
+        let result = self.result(index, decided.outcome, || {
+            let connection = state.routes.connection(state.accumulator.route(index));
+            connection.current().is_none().then(|| connection.why_not_ready().to_string().into())
+        });
         if let Err(error) = &result {
             state.failure.get_or_insert_with(|| error.clone());
         }
         (decided.decide, result, decided.buffer_bytes)
     }
 
-    fn result(&self, partition: u32, outcome: Outcome) -> Result<Delivered, Error> {
+    /// `down` tells why the partition's connection is not ready, if it is not.
+    fn result(
+        &self,
+        partition: u32,
+        outcome: Outcome,
+        down: impl FnOnce() -> Option<Arc<str>>,
+    ) -> Result<Delivered, Error> {
         let (topic, timeout) = (self.topic.name.clone(), self.delivery_timeout);
         let operation = || format!("produce to {topic}/{partition}").into();
         match outcome {
@@ -262,7 +270,7 @@ impl Sender {
             Outcome::Failed(error) => Err(error),
             Outcome::Unknown { reason } => Err(Error::OutcomeUnknown { operation: operation(), reason }),
             Outcome::TimedOut { maybe_written, reason } => {
-                let reason = reason.unwrap_or_else(|| "the broker did not answer".into());
+                let reason = down().or(reason).unwrap_or_else(|| "the broker did not answer".into());
                 if maybe_written {
                     let reason = format!("not acknowledged within {timeout:?}: {reason}").into();
                     Err(Error::OutcomeUnknown { operation: operation(), reason })

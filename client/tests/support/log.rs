@@ -56,15 +56,17 @@ impl Log {
         Ok(base)
     }
 
-    /// Batches from `offset` on, at most `bytes_max` of them unless the first is larger; and the loss in front of them.
+    /// Batches from `offset` on, at most `bytes_max` of them unless the first is larger; and the loss in front of them. A loss
+    /// behind them ends the answer.
     pub fn read(&self, offset: u64, bytes_max: usize) -> Result<(Vec<Bytes>, Option<Lost>), ErrorCode> {
         if offset < self.start || offset > self.next {
             return Err(ErrorCode::OffsetOutOfRange);
         }
         let lost = self.lost.filter(|lost| lost.from <= offset && offset < lost.to);
+        let end = self.lost.filter(|lost| offset < lost.from).map_or(u64::MAX, |lost| lost.from);
         let mut room = bytes_max;
         let mut found = Vec::new();
-        for placed in self.batches.iter().filter(|placed| placed.next > offset) {
+        for placed in self.batches.iter().filter(|placed| placed.next > offset && placed.base < end) {
             if placed.bytes.len() > room && !found.is_empty() {
                 break;
             }

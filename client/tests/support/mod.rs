@@ -99,6 +99,8 @@ pub struct State {
     pub produced_over: Vec<Option<u16>>,
     /// While true, connections are refused and open ones are cut.
     pub down: bool,
+    /// While true, no request but Hello is answered.
+    pub silent: bool,
     next_partition: u64,
     next_producer: i64,
 }
@@ -140,6 +142,7 @@ impl Fake {
             requests: BTreeMap::new(),
             produced_over: Vec::new(),
             down: false,
+            silent: false,
             next_partition: 100,
             next_producer: 1_000,
         };

@@ -99,6 +99,9 @@ impl Connection {
             };
             let body = received.split_to(frame_bytes).freeze().slice(wire::header::HEADER_BYTES..);
             let request = Request::decode(&header, &body).expect("this client sends what this crate reads");
+            if self.shared.state.lock().unwrap().silent && !matches!(request, Request::Hello(_)) {
+                continue;
+            }
             let served = match request {
                 Request::Produce(request) => self.produce(header, request, &body).await,
                 Request::Fetch(request) => self.fetch(header, request),
