@@ -10,6 +10,26 @@
 //! ([`watchdog`]), the first direct open of a thread that may select busy polling (`probe`), opens and sizes that go
 //! by path (`file`), reads that return bytes behind the end (`file`), accepted sockets that leak (`net`). Nothing
 //! outside this crate names glommio, and nothing but this crate and its siblings holds `unsafe`.
+//!
+//! ```no_run
+//! use runtime::Runtime;
+//! use runtime_glommio::{Options, Placement, allowed_cores, prepare_process, run_shards};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let signals = prepare_process()?;
+//! let shards = run_shards(Placement::Cores(allowed_cores()?), Options::default(), move |runtime, shard| {
+//!     let signals = signals.clone();
+//!     async move {
+//!         if shard == 0 {
+//!             signals.receive().await;
+//!         }
+//!         runtime.now()
+//!     }
+//! })?;
+//! println!("the shards ended at {:?}", shards.join());
+//! # Ok(())
+//! # }
+//! ```
 
 mod block;
 mod clock;
