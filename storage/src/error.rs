@@ -49,7 +49,7 @@ pub enum OpenError {
     #[error(transparent)]
     Manifest(#[from] crate::manifest::OpenError),
     /// The manifest is gone while other files of the log are there. Nothing was touched.
-    #[error("{dir} holds a write-ahead log but no manifest; restore the directory from a backup")]
+    #[error("{dir} holds a write-ahead log or segments but no manifest; restore the directory from a backup")]
     Rootless {
         /// The log's directory.
         dir: String,

@@ -11,11 +11,12 @@
 //! The one hard idea: a group proves itself. Its checksums start from the salt of the file's present use, so neither
 //! an older use of a recycled file nor bytes a producer chose can pose as a group; and it carries, per partition, how
 //! far the group before it went, so that damage to one group names what is lost even when its own directory is gone.
+//! The header proves itself before anything in it is believed: a damaged version number is damage, and no later format.
 //! `FORMAT.md` specifies the bytes.
 
 use runtime::{BLOCK_ALIGNMENT, Block};
 
-use crate::PartitionId;
+use crate::{PartitionId, synced::Lsn};
 
 /// Groups start at multiples of this many bytes, and are padded to one.
 pub const GROUP_ALIGNMENT: usize = BLOCK_ALIGNMENT;
@@ -35,7 +36,12 @@ pub const BATCH_PREFIX_BYTES: usize = 21;
 
 const MAGIC: [u8; 4] = *b"SBGP";
 const VERSION: u16 = 1;
+/// The checksum of the header and of the lists behind the entries.
 const CRC_POSITION: usize = 64;
+/// The checksum of the header alone, up to [`CRC_POSITION`]. Every later version keeps it in this place.
+const HEADER_CRC_POSITION: usize = 68;
+
+const _: () = assert!(HEADER_CRC_POSITION + 4 == HEADER_BYTES);
 
 /// What an entry is. The numbers are part of the format and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,9 +110,9 @@ pub struct Stamp {
     /// Random bits of the file's present use.
     pub salt: u64,
     /// Its number. Groups of a log are written one after the other in this order.
-    pub lsn: u64,
+    pub lsn: Lsn,
     /// Number of the group written before it in this log; 0 for the first.
-    pub previous_lsn: u64,
+    pub previous_lsn: Lsn,
 }
 
 /// A group under construction in a block of its own.
@@ -226,8 +232,10 @@ impl<B: Block> Builder<B> {
             tail_count: tails.len() as u32,
         };
         header.encode(&mut self.block[..HEADER_BYTES]);
-        let crc = group_crc(seed, &self.block[..HEADER_BYTES], &self.block[entries_end..position]);
+        let header_crc = header_crc(seed, &self.block);
+        let crc = crc32c::crc32c_append(header_crc, &self.block[entries_end..position]);
         self.block[CRC_POSITION..CRC_POSITION + 4].copy_from_slice(&crc.to_le_bytes());
+        self.block[HEADER_CRC_POSITION..HEADER_BYTES].copy_from_slice(&header_crc.to_le_bytes());
         Sealed {
             bytes: self.block.freeze(padded),
             entries: self.entries,
@@ -285,8 +293,8 @@ impl Header {
     /// Reads the header at the start of `bytes` as a group of the file whose present use has `salt`.
     ///
     /// # Errors
-    /// [`GroupError::Absent`] unless magic, log and salt are right; [`GroupError::Damaged`] when the numbers
-    /// contradict each other; [`GroupError::UnknownVersion`].
+    /// [`GroupError::Absent`] unless magic, log and salt are right; [`GroupError::Damaged`] when its checksum does not
+    /// hold or the numbers contradict each other; [`GroupError::UnknownVersion`].
     pub fn parse(bytes: &[u8], log_id: u128, salt: u64) -> Result<Self, GroupError> {
         let Some(bytes) = bytes.get(..HEADER_BYTES) else { return Err(GroupError::Absent) };
         let stamp = Stamp {
@@ -297,6 +305,9 @@ impl Header {
         };
         if bytes[..4] != MAGIC || stamp.log_id != log_id || stamp.salt != salt {
             return Err(GroupError::Absent);
+        }
+        if header_crc(salted(salt), bytes) != u32_at(bytes, HEADER_CRC_POSITION) {
+            return Err(GroupError::Damaged);
         }
         let version = u16::from_le_bytes(array(bytes, 4));
         if version != VERSION {
@@ -314,6 +325,7 @@ impl Header {
         let consistent = header.directory_position as usize >= HEADER_BYTES
             && u64::from(header.directory_position) + lists == u64::from(header.length)
             && header.stamp.lsn > header.stamp.previous_lsn
+            && header.stamp.lsn < Lsn::MAX
             && header.entry_count > 0;
         if consistent { Ok(header) } else { Err(GroupError::Damaged) }
     }
@@ -359,10 +371,8 @@ impl<'a> Group<'a> {
     pub fn parse(bytes: &'a [u8], log_id: u128, salt: u64) -> Result<Self, GroupError> {
         let header = Header::parse(bytes, log_id, salt)?;
         let Some(bytes) = bytes.get(..header.length as usize) else { return Err(GroupError::Damaged) };
-        let mut head = [0; HEADER_BYTES];
-        head.copy_from_slice(&bytes[..HEADER_BYTES]);
-        head[CRC_POSITION..CRC_POSITION + 4].fill(0);
-        let crc = group_crc(salted(salt), &head, &bytes[header.directory_position as usize..]);
+        let header_crc = header_crc(salted(salt), bytes);
+        let crc = crc32c::crc32c_append(header_crc, &bytes[header.directory_position as usize..]);
         if crc != u32_at(bytes, CRC_POSITION) {
             return Err(GroupError::Damaged);
         }
@@ -440,8 +450,9 @@ fn salted(salt: u64) -> u32 {
     crc32c::crc32c(&salt.to_le_bytes())
 }
 
-fn group_crc(seed: u32, header: &[u8], lists: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c_append(seed, header), lists)
+/// The checksum of the header, and what that of the lists goes on from.
+fn header_crc(seed: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(seed, &bytes[..CRC_POSITION])
 }
 
 fn entry_crc(seed: u32, kind: EntryKind, payload: &[u8]) -> u32 {

@@ -20,7 +20,7 @@ use crate::{
     error::{AppendError, LogFailed, ReadError, TruncateError},
     group::{Entry, EntryKind},
     log::Shared,
-    manifest::EpochStart,
+    manifest::{Edit, EpochStart},
     notify::Notify,
     offset::Offsets,
     producer_state::{Producers, Sequence, SequenceError, Verdict},
@@ -164,26 +164,26 @@ impl State {
         self.high_watermark.set(next_offset);
     }
 
-    /// Recovery learned that the log starts later.
+    /// Recovery learned that the log starts later, though not behind what it found of it.
     pub(crate) fn raise_log_start(&self, log_start: u64) {
-        self.log_start.set(self.log_start.get().max(log_start));
+        self.log_start.set(self.log_start.get().max(log_start).min(self.log_end.get()));
     }
 
-    /// Recovery goes on behind offsets that an earlier one gave up.
+    /// Recovery gives up offsets that were handed out and not synced: the log goes on behind them.
+    pub(crate) fn lose(&self, offsets: Range<u64>) {
+        self.lost.borrow_mut().push(offsets);
+        self.skip_lost();
+    }
+
+    /// Recovery goes on behind offsets that it, or one before it, gave up.
     pub(crate) fn skip_lost(&self) {
         let lost = self.lost.borrow();
         let lost_here = lost.iter().find(|lost| lost.contains(&self.log_end.get()));
         if let Some(lost) = lost_here {
             self.replayed_to(lost.end);
+            // Their producers repeat what was lost, or go on behind it: both are taken.
+            self.producers.borrow_mut().accept_any_sequence();
         }
-    }
-
-    /// Recovery gives up offsets that were handed out and not synced: the log goes on behind them.
-    pub(crate) fn lose(&self, offsets: Range<u64>) {
-        self.replayed_to(offsets.end);
-        self.lost.borrow_mut().push(offsets);
-        // Their producers repeat what was lost, or go on behind it: both are taken.
-        self.producers.borrow_mut().accept_any_sequence();
     }
 
     pub(crate) fn log_end(&self) -> u64 {
@@ -383,8 +383,16 @@ impl<R: Runtime> Partition<R> {
         self.log.manifest_clip(self.id(), next_offset).await?;
         self.state.cut_to(next_offset);
         self.state.producers.borrow_mut().truncate(next_offset);
-        let refused_beyond = matches!(before, Status::Refused { from } if from < next_offset);
-        self.state.set_status(if refused_beyond { before } else { Status::Serving });
+        let status = match before {
+            Status::Refused { from } if from >= next_offset => {
+                // What was damaged is cut off.
+                self.log.edit(Edit::Accept { partition: self.id(), next_offset }).await?;
+                Status::Serving
+            }
+            Status::Refused { .. } => before,
+            _ => Status::Serving,
+        };
+        self.state.set_status(status);
         Ok(())
     }
 

@@ -30,7 +30,7 @@ use crate::{
     segment::{self, Segments},
     synced::Lsn,
     wal::{
-        Wal,
+        self, Wal,
         files::{self, Files},
         replay::{self, FoundFile, FoundGroup, Known, Touched},
     },
@@ -53,7 +53,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         let state = manifest.state().clone();
         replay::read(&rt, &wal_dir, id, &state).await?
     };
-    if manifest.is_new() && !found.files.is_empty() {
+    if manifest.is_new() && (!found.files.is_empty() || has_segments(&rt, &segment_dir).await?) {
         return Err(OpenError::Rootless { dir: dir.display().to_string() });
     }
     for place in &found.damage.places {
@@ -75,17 +75,20 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         edit(decision).await?;
     }
     remove_garbage(&rt, &segment_dir, &manifest).await?;
-    let (lsn_next, lsn_last) = {
+    let wal_found = {
         let state = manifest.state();
-        let lsn_last = found.last.map_or(state.flushed.lsn, |(lsn, _)| lsn);
-        (state.next_lsn.max(lsn_last.max(found.lsn_seen_max) + 1), lsn_last)
+        let lsn_last = found.last.as_ref().map_or(state.flushed.lsn, |last| last.lsn);
+        let lsn_next = state.next_lsn.max(lsn_last.max(found.lsn_seen_max) + 1);
+        let tails = found.last.as_ref().map_or_else(Vec::new, |last| last.tails.clone());
+        wal::Found { lsn_next, lsn_last, tails }
     };
+    let lsn_last = wal_found.lsn_last;
     let (sealed, wal_files) = seal(&rt, found, recovery.memtables);
     let wal_files =
         Rc::new(Files::new(rt.clone(), wal_dir, options.wal_file_bytes() as u64, options.wal_files_max(), wal_files));
     let first = wal_files.first().await?;
     let memtables = Memtables::new(sealed, first, options.memtable_bytes, options.wal_files_max());
-    let wal = Wal::new(rt.clone(), id, wal_files, memtables, lsn_next, lsn_last, options.memtable_bytes);
+    let wal = Wal::new(rt.clone(), id, wal_files, memtables, wal_found, options.memtable_bytes);
     let flushed_lsn = manifest.state().flushed.lsn;
     let shared = Rc::new(Shared {
         rt: rt.clone(),
@@ -120,7 +123,8 @@ fn start_tasks<R: Runtime>(shared: &Rc<Shared<R>>, lsn_last: Lsn) {
         let wal = wal.clone();
         async move { guard(wal.clone().run_writer(lsn_last).await, wal) }
     };
-    let marker = wal.clone().run_marker();
+    // Behind an unclean stop, what was found last may have no witness yet.
+    let marker = wal.clone().run_marker(shared.flushed_lsn.get());
     let preparer = {
         let wal = wal.clone();
         async move { guard(wal.files.clone().run_preparer().await, wal) }
@@ -188,7 +192,7 @@ impl<R: Runtime> Recovery<R> {
             state.lost.replace(known.lost.clone());
             state.epochs.replace(known.epochs.clone());
             if let Some(refusal) = known.refused {
-                state.set_status(Status::Refused { from: refusal.from });
+                recovery.refused.insert(id, refusal);
             }
             if known.reserved_end > 0 {
                 recovery.reservations.insert(id, known.reserved_end);
@@ -261,6 +265,8 @@ impl<R: Runtime> Recovery<R> {
                 state.cut_to(entry.next_offset);
                 state.producers.borrow_mut().truncate(entry.next_offset);
                 self.truncated.push((id, entry.next_offset));
+                // Damage behind the cut is void with all else there.
+                self.refused.retain(|&refused, refusal| refused != id || refusal.from < entry.next_offset);
             }
             EntryKind::Drop => {
                 self.memtables.iter_mut().for_each(|memtable| memtable.remove(id));
@@ -286,9 +292,15 @@ impl<R: Runtime> Recovery<R> {
             Touched::Any => (self.states.keys().copied().collect(), None, Evidence::Nothing),
         };
         for id in ids {
+            if self.dropped.contains_key(&id) {
+                continue;
+            }
             let state = self.state(id);
             let from = from.unwrap_or_else(|| state.log_end()).min(state.log_end());
-            self.refused.entry(id).or_insert(Refusal { from, evidence });
+            let refusal = self.refused.entry(id).or_insert(Refusal { from, evidence });
+            if from < refusal.from {
+                *refusal = Refusal { from, evidence };
+            }
         }
     }
 
@@ -308,9 +320,17 @@ impl<R: Runtime> Recovery<R> {
                 edits.push(Edit::Lost { partition, offsets });
             }
         }
-        for (&partition, &refusal) in &self.refused {
-            self.states[&partition].set_status(Status::Refused { from: refusal.from });
-            edits.push(Edit::Refuse { partition, refusal });
+        for (&partition, state) in &self.states {
+            let known = manifest.partitions.get(&partition).and_then(|known| known.refused);
+            match (known, self.refused.get(&partition).copied()) {
+                (known, Some(refusal)) => {
+                    state.set_status(Status::Refused { from: refusal.from });
+                    edits.extend((known != Some(refusal)).then_some(Edit::Refuse { partition, refusal }));
+                }
+                // A truncation cut off what was damaged, and the stop came before it was noted.
+                (Some(known), None) => edits.push(Edit::Accept { partition, next_offset: known.from }),
+                (None, None) => {}
+            }
         }
         edits
     }
@@ -318,10 +338,10 @@ impl<R: Runtime> Recovery<R> {
     /// Cuts the file that holds the last valid group behind it, and every file with traces of a later one: whatever may
     /// surface there is void.
     fn cuts(&self, found: &replay::Found<R>) -> Vec<Edit> {
-        let lsn_last = found.last.map_or(0, |(lsn, _)| lsn);
+        let lsn_last = found.last.as_ref().map_or(0, |last| last.lsn);
         let next_lsn = lsn_last.max(found.lsn_seen_max) + 1;
         let is_cut = |file: &&replay::FoundFile<R>| {
-            found.last.is_some_and(|(_, salt)| salt == file.file.salt) || file.lsn_seen_max > lsn_last
+            found.last.as_ref().is_some_and(|last| last.salt == file.file.salt) || file.lsn_seen_max > lsn_last
         };
         let cut = |file: &replay::FoundFile<R>| {
             let lsn = file.groups.last().map_or(lsn_last, |group| group.lsn);
@@ -355,6 +375,12 @@ fn seal<R: Runtime>(
     sealed.sort_by_key(|sealed| sealed.memtable.last_lsn());
     let held = sealed.len();
     (sealed.into(), files::Found { free, held, sequence_next: found.sequence_next })
+}
+
+/// Whether there are files of segments, whatever is in them.
+async fn has_segments<R: Runtime>(rt: &R, dir: &Path) -> Result<bool, OpenError> {
+    let entries = rt.list_dir(dir).await.map_err(OpenError::io("list", dir))?;
+    Ok(entries.iter().any(|entry| segment::id_of_file_name(&entry.name).is_some()))
 }
 
 /// Deletes segments that an unfinished flush or merge left, and names files that nobody knows.

@@ -139,11 +139,15 @@ impl<R: Runtime> Files<R> {
         }
     }
 
-    /// The next file, ready to be written. Waits when all are in use until a flush gives one back.
-    pub(crate) async fn take_ready(&self) -> Rc<WalFile<R>> {
-        let file = self.changed.until(|| self.state.borrow_mut().ready.take()).await;
+    /// The next file, ready to be written. Waits when all are in use until a flush gives one back; `None` once closed.
+    pub(crate) async fn take_ready(&self) -> Option<Rc<WalFile<R>>> {
+        let taken = self.changed.until(|| match &mut *self.state.borrow_mut() {
+            State { closing: true, .. } => Some(None),
+            state => state.ready.take().map(Some),
+        });
+        let file = taken.await?;
         self.changed.wake();
-        file
+        Some(file)
     }
 
     /// Takes back a file whose groups nobody needs any more.

@@ -25,7 +25,7 @@ use runtime::{Instant, Runtime};
 use self::{files::Files, queue::Queue};
 use crate::{
     error::LogFailed,
-    group::{Entry, EntryKind},
+    group::{Entry, EntryKind, Tail},
     memtables::Memtables,
     notify::Notify,
     partition::State,
@@ -66,23 +66,33 @@ pub(crate) struct Counters {
     pub(crate) batch_bytes: Cell<u64>,
 }
 
+/// Where recovery leaves off.
+pub(crate) struct Found {
+    /// The number of the next group.
+    pub(crate) lsn_next: Lsn,
+    /// The last group there is.
+    pub(crate) lsn_last: Lsn,
+    /// How far that group took its partitions.
+    pub(crate) tails: Vec<Tail>,
+}
+
 impl<R: Runtime> Wal<R> {
     pub(crate) fn new(
         rt: R,
         log_id: u128,
         files: Rc<Files<R>>,
         memtables: Memtables<R>,
-        lsn_next: Lsn,
-        lsn_last: Lsn,
+        found: Found,
         memory_bytes_max: usize,
     ) -> Self {
+        let Found { lsn_next, lsn_last, tails } = found;
         let queue_bytes_max = (8 * rt.block_bytes()).min(memory_bytes_max / 4);
         Self {
             rt,
             log_id,
             files,
             memtables: RefCell::new(memtables),
-            queue: RefCell::new(Queue::new(lsn_next, lsn_last)),
+            queue: RefCell::new(Queue::new(lsn_next, lsn_last, tails)),
             queued: Notify::default(),
             synced: Cell::new(lsn_last),
             acks: RefCell::new(Vec::new()),
@@ -159,9 +169,10 @@ impl<R: Runtime> Wal<R> {
         self.failed.borrow().clone()
     }
 
-    /// Ends the log: nothing more is acknowledged, and everyone who waits hears of it.
+    /// Ends the log: nothing more is acknowledged or written, and everyone who waits hears of it.
     pub(crate) fn fail(&self, failed: LogFailed) {
         self.failed.borrow_mut().get_or_insert(failed);
+        self.files.close();
         for (_, waker) in std::mem::take(&mut *self.acks.borrow_mut()) {
             waker.wake();
         }

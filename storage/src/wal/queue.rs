@@ -48,9 +48,10 @@ pub(super) struct Queue<R: Runtime> {
 }
 
 impl<R: Runtime> Queue<R> {
-    pub(super) fn new(lsn_next: Lsn, lsn_last: Lsn) -> Self {
+    /// A queue behind group `lsn_last`, whose tails the first group taken will carry.
+    pub(super) fn new(lsn_next: Lsn, lsn_last: Lsn, tails: Vec<Tail>) -> Self {
         assert!(lsn_next > lsn_last, "numbers only grow");
-        Self { pending: VecDeque::new(), lsn_next, lsn_last, tails_taken: Vec::new(), bytes: 0 }
+        Self { pending: VecDeque::new(), lsn_next, lsn_last, tails_taken: tails, bytes: 0 }
     }
 
     pub(super) fn push(
@@ -171,7 +172,12 @@ impl<R: Runtime> Pending<R> {
                     self.touched.push(Touched { state: state.clone(), next_offset });
                 }
             }
-            EntryKind::Reserve => self.reserved.push(Touched { state: state.clone(), next_offset }),
+            EntryKind::Reserve => {
+                self.reserved.push(Touched { state: state.clone(), next_offset });
+                if state.touched_in.get().0 != self.lsn {
+                    self.named.push(Tail { partition: state.id, next_offset: entry.base_offset });
+                }
+            }
             EntryKind::Truncate | EntryKind::LogStart | EntryKind::Drop => {
                 self.named.push(Tail { partition: state.id, next_offset });
             }

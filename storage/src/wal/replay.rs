@@ -40,8 +40,8 @@ pub(crate) trait Known {
 pub(crate) struct Found<R: Runtime> {
     /// Files, by sequence, with their groups that are not flushed yet.
     pub(crate) files: Vec<FoundFile<R>>,
-    /// The last valid group: its LSN, and the salt of its file.
-    pub(crate) last: Option<(Lsn, u64)>,
+    /// The last valid group.
+    pub(crate) last: Option<Last>,
     /// The highest LSN seen, valid or not.
     pub(crate) lsn_seen_max: Lsn,
     /// What damage inside the synced region touched.
@@ -50,6 +50,15 @@ pub(crate) struct Found<R: Runtime> {
     pub(crate) sequence_next: u64,
     /// Files in the directory that are not ours, left alone.
     pub(crate) strangers: Vec<PathBuf>,
+}
+
+/// The last valid group of the WAL.
+pub(crate) struct Last {
+    pub(crate) lsn: Lsn,
+    /// The salt of its file.
+    pub(crate) salt: u64,
+    /// How far it took its partitions: the next group carries it.
+    pub(crate) tails: Vec<Tail>,
 }
 
 /// One WAL file and its groups, ascending.
@@ -151,7 +160,7 @@ impl<R: Runtime> Found<R> {
             self.files.iter().flat_map(|file| file.groups.iter().map(|group| (group, &file.file))).collect();
         chain.sort_by_key(|(group, _)| group.lsn);
         let mut lsn_before = known.flushed_lsn();
-        for (found, file) in chain {
+        for (found, file) in &chain {
             let group = Group::parse(&found.bytes, log_id, file.salt).expect("it was parsed when it was found");
             if found.previous_lsn > lsn_before {
                 self.damage.missing(found, &group, lsn_before, &file.path);
@@ -160,8 +169,11 @@ impl<R: Runtime> Found<R> {
                 self.damage.damaged(found.lsn, &group, index, &file.path);
             }
             lsn_before = found.lsn;
-            self.last = Some((found.lsn, file.salt));
         }
+        self.last = chain.last().map(|(found, file)| {
+            let group = Group::parse(&found.bytes, log_id, file.salt).expect("it was parsed when it was found");
+            Last { lsn: found.lsn, salt: file.salt, tails: tails_of(&group) }
+        });
     }
 }
 
@@ -190,6 +202,23 @@ impl Damage {
         ));
         self.touched.entry(lsn).or_default().push(Touched::Entry(entry.partition, entry.base_offset));
     }
+}
+
+/// How far a group takes each partition that it is about.
+fn tails_of(group: &Group<'_>) -> Vec<Tail> {
+    let mut next_offsets = BTreeMap::new();
+    for (entry, _) in group.entries() {
+        match entry.kind {
+            EntryKind::Batch | EntryKind::Truncate | EntryKind::LogStart | EntryKind::Drop => {
+                next_offsets.insert(entry.partition, entry.next_offset);
+            }
+            EntryKind::Reserve => {
+                next_offsets.entry(entry.partition).or_insert(entry.base_offset);
+            }
+            EntryKind::Marker | EntryKind::Edit => {}
+        }
+    }
+    next_offsets.into_iter().map(|(partition, next_offset)| Tail { partition, next_offset }).collect()
 }
 
 struct Scan<'a, R: Runtime> {

@@ -37,21 +37,21 @@ impl<R: Runtime> Wal<R> {
         }
     }
 
-    /// Writes a marker whenever the log falls silent, so that the last group has a witness too: damage to a group below
-    /// a valid one is told from a torn tail.
-    pub(crate) async fn run_marker(self: Rc<Self>) {
-        let mut marked = self.synced.get();
+    /// Writes a marker whenever the log falls silent behind group `marked`, so that the last group has a witness too:
+    /// damage to a group below a valid one is told from a torn tail.
+    pub(crate) async fn run_marker(self: Rc<Self>, mut marked: Lsn) {
+        let ends = || self.closing.get() || self.failed.borrow().is_some();
         loop {
             let last = self.queued.until(|| {
                 let last = self.lsn_last();
-                (last > marked || self.closing.get()).then_some(last)
+                (last > marked || ends()).then_some(last)
             });
             let last = last.await;
-            if self.closing.get() {
+            if ends() {
                 return;
             }
             self.rt.sleep(MARKER_DELAY).await;
-            if self.closing.get() {
+            if ends() {
                 return;
             }
             let silent = self.lsn_last() == last && self.queue.borrow().is_empty();
@@ -116,7 +116,9 @@ impl<R: Runtime> Wal<R> {
     pub(crate) async fn roll(&self) -> Result<(), LogFailed> {
         self.memtables.borrow_mut().set_short_of_files(true);
         self.flushable.wake();
-        let file = self.files.take_ready().await;
+        let Some(file) = self.files.take_ready().await else {
+            return Err(self.failure().expect("files are closed before the writer ends only by a failure"));
+        };
         let mut memtables = self.memtables.borrow_mut();
         memtables.set_short_of_files(false);
         memtables.roll(file, self.rt.now());

@@ -77,7 +77,10 @@ pub(crate) async fn append_acked(log: &Log<SimRuntime>, partition: &Partition<Si
 }
 
 /// Reads everything from `offset` to the high watermark. Lost ranges are skipped and returned.
-pub(crate) async fn read_all(partition: &Partition<SimRuntime>, offset: u64) -> (Vec<(u64, u64)>, Vec<std::ops::Range<u64>>) {
+pub(crate) async fn read_all(
+    partition: &Partition<SimRuntime>,
+    offset: u64,
+) -> (Vec<(u64, u64)>, Vec<std::ops::Range<u64>>) {
     let (mut all, mut lost) = (Vec::new(), Vec::new());
     let mut next = offset;
     while next < partition.offsets().high_watermark {
