@@ -6,11 +6,10 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use thiserror::Error;
 use wire::{ErrorCode, record::BatchError};
 
 /// Why a call failed. Cheap to clone: all records of a batch share their fate.
-#[derive(Debug, Clone, Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No connection could be made.
