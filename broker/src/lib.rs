@@ -55,11 +55,12 @@ use self::{
 /// Starts brokers.
 pub struct Broker;
 
-/// A running broker. Dropped, it stops, but nobody waits for that: call [`BrokerHandle::stop`].
+/// A running broker. Dropping it stops it, as [`BrokerHandle::stop`] does.
 pub struct BrokerHandle {
     address: SocketAddr,
     holder: Holder<GlommioRuntime>,
-    threads: ShardThreads<End>,
+    /// Until they are waited for.
+    threads: Option<ShardThreads<End>>,
     control: Option<Control>,
 }
 
@@ -114,7 +115,7 @@ impl Broker {
         };
         let threads = run_shards(Placement::Cores(cores), Options::default(), run)?;
         match futures_lite::future::block_on(holder.started()) {
-            Ok(address) => Ok(BrokerHandle { address, holder, threads, control }),
+            Ok(address) => Ok(BrokerHandle { address, holder, threads: Some(threads), control }),
             Err(error) => {
                 threads.join();
                 Err(error.into())
@@ -132,11 +133,6 @@ impl BrokerHandle {
     /// Where the admin listener answers, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.control.as_ref().map(Control::address)
-    }
-
-    /// How often a shard had to be woken by the watchdog.
-    pub fn watchdog(&self) -> Arc<runtime_glommio::watchdog::Stats> {
-        self.threads.watchdog()
     }
 }
 

@@ -30,6 +30,11 @@ impl Notify {
         .await
     }
 
+    /// Whether anyone waits.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.waiting.borrow().is_empty()
+    }
+
     /// Lets every waiter look again.
     pub(crate) fn wake(&self) {
         let mut waiting = self.waiting.borrow_mut();

@@ -2,6 +2,8 @@
 
 use std::{io::Write as _, process, thread};
 
+use runtime_glommio::ShardThreads;
+
 use crate::{
     BrokerHandle,
     shard::{Failure, start::End},
@@ -30,10 +32,13 @@ impl BrokerHandle {
     }
 
     /// Waits until the broker has stopped.
-    pub fn wait(self) -> StopReport {
-        let ends = self.threads.join();
+    pub fn wait(mut self) -> StopReport {
+        self.join()
+    }
+
+    fn join(&mut self) -> StopReport {
         let mut report = StopReport { is_clean: true, connections_cut: 0 };
-        for end in ends {
+        for end in self.threads.take().into_iter().flat_map(ShardThreads::join) {
             match end {
                 End::Stopped { connections_cut } => report.connections_cut += connections_cut,
                 End::NotStarted | End::Failed(_) => report.is_clean = false,
@@ -59,6 +64,13 @@ impl BrokerHandle {
             return self.stop();
         }
         self.wait()
+    }
+}
+
+impl Drop for BrokerHandle {
+    fn drop(&mut self) {
+        self.holder.stop();
+        self.join();
     }
 }
 

@@ -126,9 +126,9 @@ impl<T: 'static> Crossing<T> {
         &mut self,
         answer: T,
         deadline: Instant,
-        here: impl Iterator<Item = (PartitionId, Result<Placed, ProduceError>)>,
+        here: Vec<(PartitionId, Result<Placed, ProduceError>)>,
     ) {
-        let parts = here.map(|(partition, outcome)| (partition, Part::Here(outcome))).collect();
+        let parts = here.into_iter().map(|(partition, outcome)| (partition, Part::Here(outcome))).collect();
         self.requests.push(CrossingRequest { answer, deadline, parts });
     }
 

@@ -45,7 +45,7 @@ pub(super) fn answer<R: Runtime>(
         let rows: Vec<_> = named.map(|((partition, fetched), reason)| row(*partition, fetched, reason)).collect();
         Answer { out, to, frame_bytes_max }.response_head(&ResponseHead { partitions: List::from(&rows) })
     };
-    if outbox.answer(to, encode) == Some(true) {
+    if outbox.answer_aside(to, encode) {
         let batches = answer.into_iter().filter_map(|fetched| fetched.batches.ok());
         outbox.attach(batches.flat_map(|batches| batches.slices), budget);
     }

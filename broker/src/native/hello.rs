@@ -68,7 +68,7 @@ impl<R: Runtime> Session<R> {
     fn answer_hello(&self, to: ReplyTo, request: &hello::Request<'_>) {
         let (name, version) = (Shown(request.client_name.as_bytes()), Shown(request.client_version.as_bytes()));
         tracing::debug!(client = %name, version = %version, shard = self.shard.index, "client connected");
-        self.outbox.answer(to, |out, frame_bytes_max| {
+        self.outbox.answer_now(to, |out, frame_bytes_max| {
             encode_hello(&mut Answer { out, to, frame_bytes_max }, &self.shard);
         });
     }

@@ -26,9 +26,13 @@ pub(crate) use self::produce::encode_produced;
 use crate::{
     handler::{self, produce::Crossing},
     metrics::Metric,
-    server::{connection::End, outbox::Outbox},
+    request::FetchRequest,
+    server::{answers::Place, connection::End, outbox::Outbox},
     shard::Shard,
 };
+
+/// Bytes of batches in a fetch's answer while the memory of connections is short, unless one batch is larger.
+const SHORT_ANSWER_BYTES_MAX: usize = 16 << 10;
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +68,7 @@ pub(crate) struct Session<R: Runtime> {
     shard: Rc<Shard<R>>,
     outbox: Rc<Outbox<R>>,
     /// Produce requests of this turn that touch other shards.
-    crossing: Crossing<ReplyTo>,
+    crossing: Crossing<Place>,
 }
 
 impl<R: Runtime> Session<R> {
@@ -100,9 +104,11 @@ impl<R: Runtime> Session<R> {
         if !self.crossing.is_empty() {
             let outbox = Rc::clone(&self.outbox);
             let crossing = std::mem::take(&mut self.crossing);
-            crossing.depart(&self.shard, move |to, outcomes| {
+            crossing.depart(&self.shard, move |place, outcomes| {
                 let mut outcomes = outcomes.into_iter();
-                outbox.answer(to, |out, frame_bytes_max| encode_produced(out, frame_bytes_max, to, &mut outcomes));
+                outbox.answer(&place, |out, frame_bytes_max| {
+                    encode_produced(out, frame_bytes_max, place.to, &mut outcomes);
+                });
             });
         }
     }
@@ -175,14 +181,20 @@ impl<R: Runtime> Session<R> {
     }
 
     /// Answers from memory at once, or parks a task.
-    async fn fetch(&mut self, to: ReplyTo, request: crate::request::FetchRequest) {
+    async fn fetch(&mut self, to: ReplyTo, mut request: FetchRequest) {
         let partitions: Vec<_> = request.positions.iter().map(|position| position.partition).collect();
         let (shard, outbox) = (Rc::clone(&self.shard), Rc::clone(&self.outbox));
         let mut fetching = Box::pin(async move {
-            // Slow readers hold blocks; new answers wait until some are given back.
-            shard.budget.some_left().await;
-            let (ended, for_end) = (Rc::clone(&outbox), Rc::clone(&shard));
-            let answer = handler::fetch::fetch(for_end, request, async move { ended.ended().await }).await;
+            if shard.budget.is_short() {
+                // Slow readers hold it. Who holds some of it waits; who does not gets little, but gets it.
+                if outbox.holds_batches() {
+                    future::or(shard.budget.enough(), outbox.ended()).await;
+                } else {
+                    request.bytes_max = request.bytes_max.min(SHORT_ANSWER_BYTES_MAX);
+                }
+            }
+            let (ended, own) = (Rc::clone(&outbox), Rc::clone(&shard));
+            let answer = handler::fetch::fetch(own, request, async move { ended.ended().await }).await;
             fetch::answer(&outbox, to, &partitions, answer, &shard.budget);
         });
         if future::poll_once(&mut fetching).await.is_none() {
@@ -190,16 +202,17 @@ impl<R: Runtime> Session<R> {
         }
     }
 
-    /// Starts a task that works out the answer to a request, then sends it.
+    /// Starts a task that works out the answer to a request, which keeps its place.
     fn start<Work, Encode>(&self, to: ReplyTo, work: impl FnOnce(Rc<Shard<R>>) -> Work)
     where
         Work: Future<Output = Encode> + 'static,
         Encode: FnOnce(&mut Answer<'_>) + 'static,
     {
         let (work, outbox) = (work(Rc::clone(&self.shard)), Rc::clone(&self.outbox));
+        let place = outbox.keep_place(to);
         self.shard.start(async move {
             let encode = work.await;
-            outbox.answer(to, |out, frame_bytes_max| encode(&mut Answer { out, to, frame_bytes_max }));
+            outbox.answer(&place, |out, frame_bytes_max| encode(&mut Answer { out, to, frame_bytes_max }));
         });
     }
 
@@ -231,7 +244,7 @@ impl<R: Runtime> Session<R> {
     }
 
     fn refuse(&self, to: ReplyTo, header: RequestHeader, error: ErrorCode, reason: &str) {
-        self.outbox.answer(to, |out, _| frame::encode_failure(out, header, error, reason));
+        self.outbox.answer_now(to, |out, _| frame::encode_failure(out, header, error, reason));
     }
 }
 

@@ -24,28 +24,29 @@ impl<R: Runtime> Session<R> {
             return self.refuse_batches(to, &request);
         }
         let deadline = deadline(now, request.timeout_ms());
-        let delayed = &mut *self.outbox.delayed.borrow_mut();
+        let answers = &mut *self.outbox.answers.borrow_mut();
         let mut batches = request.batches();
         while let Some((partition, batch)) = batches.next() {
             if self.shard.is_elsewhere(partition) {
-                self.crossing.open(to, deadline, delayed.reopen());
+                let here = answers.reopen().collect();
+                self.crossing.open(answers.keep_place(to), deadline, here);
                 for (partition, batch) in std::iter::once((partition, batch)).chain(batches) {
                     self.crossing.add(&self.shard, partition, batch, now);
                 }
                 return;
             }
-            delayed.push(partition, append(&self.shard, partition, batch));
+            answers.push(partition, append(&self.shard, partition, batch));
         }
-        if delayed.is_empty() {
+        if answers.is_empty() {
             // The writer waits for no sync yet.
             self.outbox.look_again();
         }
-        delayed.close(to, deadline);
+        answers.close(to, deadline);
     }
 
     fn refuse_batches(&self, to: ReplyTo, request: &produce::Request<'_>) {
         let mut outcomes = request.batches().map(|(partition, _)| (partition, Err(ProduceError::Busy)));
-        self.outbox.answer(to, |out, frame_bytes_max| encode_produced(out, frame_bytes_max, to, &mut outcomes));
+        self.outbox.answer_now(to, |out, frame_bytes_max| encode_produced(out, frame_bytes_max, to, &mut outcomes));
     }
 }
 

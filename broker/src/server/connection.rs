@@ -61,7 +61,7 @@ pub(crate) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, arrival: Arrival<R>) 
     shard.metrics.count(Metric::ConnectionsAccepted);
     let Arrival { socket, peer, permit, since, carried, is_moved } = arrival;
     let Ok(stream) = shard.rt.adopt(socket) else { return };
-    let outbox = Rc::new(Outbox::new(shard.log.clone(), shard.limits().frame_bytes_max));
+    let outbox = Rc::new(Outbox::new(shard.log.clone(), shard.limits()));
     let watched = Watched::new(stream.clone(), Rc::clone(&outbox), since);
     shard.connections.add(&watched);
     let buffer = ReceiveBuffer::new(&carried);
@@ -164,7 +164,7 @@ impl<R: Runtime> Connection<R> {
             _ if frame_bytes == 0 => Ok(()),
             _ => {
                 let since = *self.frame_started.get_or_insert(now);
-                self.read(frame_bytes, Phase::Frame { bytes: frame_bytes }, since).await
+                self.read(frame_bytes, Phase::Frame { received: self.buffer.received().len() }, since).await
             }
         }
     }

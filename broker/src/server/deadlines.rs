@@ -12,7 +12,7 @@ use std::{
 use runtime::{Instant, Runtime, Stream};
 
 use super::{
-    limits::{FRAME_BYTES_PER_S_MIN, Limits, WRITE_STALL_MAX},
+    limits::{Budget, Limits},
     outbox::Outbox,
 };
 use crate::notify::Notify;
@@ -20,13 +20,19 @@ use crate::notify::Notify;
 /// How often the task looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// How long a client may take none of the bytes sent to it, and the pace in bytes a second at which a frame has to come.
+const USUAL: (Duration, u64) = (Duration::from_secs(30), 16 << 10);
+
+/// The same while the memory of connections is short.
+const SHORT: (Duration, u64) = (Duration::from_secs(2), 1 << 20);
+
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Its Hello.
     Handshake,
-    /// The rest of a frame of so many bytes.
-    Frame { bytes: usize },
+    /// The rest of a frame of which so many bytes have come.
+    Frame { received: usize },
     /// A frame.
     Idle,
     /// Us.
@@ -67,15 +73,18 @@ impl<R: Runtime> Watched<R> {
     }
 
     /// What took too long, if anything did.
-    fn overdue(&self, limits: &Limits, now: Instant) -> Option<&'static str> {
-        if self.outbox.writing_since().is_some_and(|since| now.since(since) > WRITE_STALL_MAX) {
+    ///
+    /// Where memory is short, connections that hold some and do not move have to make room for those that do.
+    fn overdue(&self, limits: &Limits, is_short: bool, now: Instant) -> Option<&'static str> {
+        let (stall_max, bytes_per_s_min) = if is_short { SHORT } else { USUAL };
+        if self.outbox.writing_since().is_some_and(|since| now.since(since) > stall_max) {
             return Some("it takes no answers");
         }
         let (allowed, reason) = match self.phase.get() {
             Phase::Handshake => (limits.handshake_timeout, "no Hello came in time"),
-            Phase::Frame { bytes } => {
-                let transfer = Duration::from_secs(bytes as u64 / FRAME_BYTES_PER_S_MIN);
-                (limits.handshake_timeout + transfer, "a frame came too slowly")
+            Phase::Frame { received } => {
+                let transfer = Duration::from_secs(received as u64 / bytes_per_s_min);
+                (limits.handshake_timeout.min(stall_max) + transfer, "a frame came too slowly")
             }
             Phase::Idle if self.outbox.in_flight() == 0 => (limits.idle_timeout, "it was idle"),
             Phase::Idle | Phase::Paused => return None,
@@ -113,13 +122,13 @@ impl<R: Runtime> Registry<R> {
     }
 
     /// Looks at all connections, for as long as the shard runs.
-    pub(crate) async fn enforce(&self, rt: &R, limits: &Limits) {
+    pub(crate) async fn enforce(&self, rt: &R, limits: &Limits, budget: &Budget) {
         loop {
             rt.sleep(LOOK_EVERY).await;
             let now = rt.now();
             self.each(|connection| {
                 connection.outbox.look_again();
-                if let Some(reason) = connection.overdue(limits, now) {
+                if let Some(reason) = connection.overdue(limits, budget.is_short(), now) {
                     connection.end(reason);
                 }
             });

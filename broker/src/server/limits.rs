@@ -14,17 +14,11 @@ use crate::notify::Notify;
 /// Requests a connection may have without a response.
 pub(crate) const IN_FLIGHT_MAX: usize = 4096;
 
-/// Bytes of such requests, and of answers not yet sent, that a connection may hold; then it is read no further.
-pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
+/// See [`Limits::in_flight_bytes_max`].
+const IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
 
 /// A receive buffer up to this size comes with the connection; more is taken from the shard's [`Budget`].
 pub(crate) const RECEIVE_BYTES_FREE: usize = 64 << 10;
-
-/// The slowest a frame may arrive, in bytes a second, once the time for a handshake is over.
-pub(crate) const FRAME_BYTES_PER_S_MIN: u64 = 16 << 10;
-
-/// How long a client may take none of the bytes sent to it.
-pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// The limits of a node's listener. Those without a comment are as in `config::Broker`.
 #[derive(Clone, Debug)]
@@ -45,6 +39,13 @@ pub struct Limits {
     pub produce_wait_max: Duration,
     /// Memory of all connections of one shard.
     pub connection_bytes_max: usize,
+}
+
+impl Limits {
+    /// Bytes of unanswered requests, and of answers not yet sent, that a connection may hold; then it is read no further.
+    pub(crate) fn in_flight_bytes_max(&self) -> usize {
+        IN_FLIGHT_BYTES_MAX.min(self.connection_bytes_max / 8)
+    }
 }
 
 /// Counts the connections of a node. Accepting and closing take a lock; nothing else does.
@@ -151,8 +152,13 @@ impl Budget {
         self.bytes_taken.set(self.bytes_taken.get() + bytes);
     }
 
+    /// Whether nothing is left, or not enough for those who wait.
+    pub(crate) fn is_short(&self) -> bool {
+        self.bytes_taken.get() >= self.bytes_max || self.returned.is_waited_for()
+    }
+
     /// Waits until something is left.
-    pub(crate) async fn some_left(&self) {
+    pub(crate) async fn enough(&self) {
         self.returned.until(|| (self.bytes_taken.get() < self.bytes_max).then_some(())).await;
     }
 

@@ -13,11 +13,13 @@ use futures_lite::future;
 use runtime::{Frozen, Instant, Runtime, Stream};
 use storage::{Log, LogFailed};
 
-use super::limits::{Budget, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX};
+use super::{
+    answers::{Answers, Due, Place},
+    limits::{Budget, IN_FLIGHT_MAX, Limits},
+};
 use crate::{
     native::{self, ReplyTo},
     notify::Notify,
-    partition::delayed::DelayedProduce,
     request::Slice,
 };
 
@@ -34,9 +36,10 @@ const WRITE_STEP_BYTES: usize = 256 << 10;
 pub(crate) struct Outbox<R: Runtime> {
     log: Log<R>,
     pending: RefCell<Pending<R::Frozen>>,
-    /// Produce requests that wait for their sync.
-    pub(crate) delayed: RefCell<DelayedProduce<ReplyTo>>,
+    /// What is owed and cannot be sent yet.
+    pub(crate) answers: RefCell<Answers>,
     frame_bytes_max: usize,
+    held_bytes_max: usize,
     in_flight: Cell<usize>,
     in_flight_bytes: Cell<usize>,
     /// Memory of the answers that are being sent.
@@ -63,24 +66,25 @@ enum Stage {
 struct Pending<F> {
     bytes: Vec<u8>,
     slices: Vec<(usize, Slice<F>)>,
-    /// Memory that the slices hold.
-    slice_bytes: usize,
+    /// Memory that batches hold, in slices or copied; taken from the shard's budget.
+    batch_bytes: usize,
 }
 
 impl<F> Default for Pending<F> {
     fn default() -> Self {
-        Self { bytes: Vec::new(), slices: Vec::new(), slice_bytes: 0 }
+        Self { bytes: Vec::new(), slices: Vec::new(), batch_bytes: 0 }
     }
 }
 
 impl<R: Runtime> Outbox<R> {
     /// Nothing to send.
-    pub(crate) fn new(log: Log<R>, frame_bytes_max: usize) -> Self {
+    pub(crate) fn new(log: Log<R>, limits: &Limits) -> Self {
         Self {
             log,
             pending: RefCell::default(),
-            delayed: RefCell::default(),
-            frame_bytes_max,
+            answers: RefCell::default(),
+            frame_bytes_max: limits.frame_bytes_max,
+            held_bytes_max: limits.in_flight_bytes_max(),
             in_flight: Cell::new(0),
             in_flight_bytes: Cell::new(0),
             sending_bytes: Cell::new(0),
@@ -98,28 +102,44 @@ impl<R: Runtime> Outbox<R> {
         self.in_flight_bytes.set(self.in_flight_bytes.get() + frame_bytes as usize);
     }
 
-    /// Appends the answer to a request: `encode` is given the buffer, and how large a frame may be. It is not called
-    /// when the peer is gone.
-    pub(crate) fn answer<T>(&self, to: ReplyTo, encode: impl FnOnce(&mut Vec<u8>, usize) -> T) -> Option<T> {
-        self.answered(to);
-        (self.stage.get() != Stage::Closed).then(|| {
-            self.work.wake();
-            encode(&mut self.pending.borrow_mut().bytes, self.frame_bytes_max)
-        })
+    /// Keeps the next place in the line for an answer that takes longer.
+    pub(crate) fn keep_place(&self, to: ReplyTo) -> Place {
+        self.answers.borrow_mut().keep_place(to)
     }
 
-    /// Appends bytes to the answer just given; large ones stay where they are until they are sent.
+    /// Gives an answer its place: `encode` is given a buffer, and how large a frame may be.
+    pub(crate) fn answer(&self, place: &Place, encode: impl FnOnce(&mut Vec<u8>, usize)) {
+        self.answered(place.to);
+        let mut answer = Vec::new();
+        if self.stage.get() != Stage::Closed {
+            encode(&mut answer, self.frame_bytes_max);
+        }
+        self.answers.borrow_mut().fill(place, answer);
+        self.work.wake();
+    }
+
+    /// Answers a request at once, in its place.
+    pub(crate) fn answer_now(&self, to: ReplyTo, encode: impl FnOnce(&mut Vec<u8>, usize)) {
+        let place = self.keep_place(to);
+        self.answer(&place, encode);
+    }
+
+    /// Answers outside of the line; whether `encode` says that batches follow, and they can be sent.
+    pub(crate) fn answer_aside(&self, to: ReplyTo, encode: impl FnOnce(&mut Vec<u8>, usize) -> bool) -> bool {
+        self.answered(to);
+        self.work.wake();
+        self.stage.get() != Stage::Closed && encode(&mut self.pending.borrow_mut().bytes, self.frame_bytes_max)
+    }
+
+    /// Appends batches to the answer just given; large slices stay where they are until they are sent.
     pub(crate) fn attach(&self, slices: impl Iterator<Item = Slice<R::Frozen>>, budget: &Budget) {
         let pending = &mut *self.pending.borrow_mut();
-        for slice in slices {
-            if slice.len() < SLICE_BYTES_MIN {
-                pending.bytes.extend_from_slice(&slice);
-            } else {
-                pending.slice_bytes += slice.held_bytes();
-                budget.charge(slice.held_bytes());
-                pending.slices.push((pending.bytes.len(), slice));
-            }
-        }
+        slices.for_each(|slice| pending.attach(slice, budget));
+    }
+
+    /// Whether batches wait to be sent.
+    pub(crate) fn holds_batches(&self) -> bool {
+        self.sending_bytes.get() > 0 || self.pending.borrow().batch_bytes > 0
     }
 
     /// Lets the writer look for requests whose sync has come or whose time is up.
@@ -139,7 +159,7 @@ impl<R: Runtime> Outbox<R> {
 
     /// Whether the connection may take another request now.
     pub(crate) fn has_room(&self) -> bool {
-        self.in_flight.get() < IN_FLIGHT_MAX && self.held_bytes() < IN_FLIGHT_BYTES_MAX
+        self.in_flight.get() < IN_FLIGHT_MAX && self.held_bytes() < self.held_bytes_max
     }
 
     /// Requests without an answer.
@@ -191,14 +211,14 @@ impl<R: Runtime> Outbox<R> {
     /// Waits until there is something to send; false if there never will be.
     async fn something_to_send(&self, rt: &R) -> Result<bool, LogFailed> {
         loop {
-            self.answer_synced(rt);
+            self.answer_due(rt);
             if !self.pending.borrow().is_empty() {
                 return Ok(true);
             }
             if self.stage.get() != Stage::Open && self.in_flight.get() == 0 {
                 return Ok(false);
             }
-            let next_lsn = self.delayed.borrow().next_lsn();
+            let next_lsn = self.answers.borrow().next_lsn();
             let mut is_first_look = true;
             let woken = self.work.until(|| (!mem::replace(&mut is_first_look, false)).then_some(Ok(())));
             match next_lsn {
@@ -208,18 +228,20 @@ impl<R: Runtime> Outbox<R> {
         }
     }
 
-    /// Answers the produce requests that are synced by now, and those whose time is up.
-    fn answer_synced(&self, rt: &R) {
-        let delayed = &mut *self.delayed.borrow_mut();
-        if delayed.is_empty() {
+    /// Makes bytes of every answer whose turn has come.
+    fn answer_due(&self, rt: &R) {
+        let answers = &mut *self.answers.borrow_mut();
+        if answers.is_empty() {
             return;
         }
-        let pending = &mut *self.pending.borrow_mut();
-        delayed.complete(self.log.synced_now(), rt.now(), |to, outcomes| {
-            self.answered(to);
-            if self.stage.get() != Stage::Closed {
-                native::encode_produced(&mut pending.bytes, self.frame_bytes_max, to, outcomes);
+        let bytes = &mut self.pending.borrow_mut().bytes;
+        answers.take_due(self.log.synced_now(), rt.now(), |due| match due {
+            Due::Produced(to, outcomes) => {
+                self.answered(to);
+                native::encode_produced(bytes, self.frame_bytes_max, to, outcomes);
             }
+            Due::Made(answer) if bytes.is_empty() => *bytes = answer,
+            Due::Made(answer) => bytes.extend_from_slice(&answer),
         });
     }
 
@@ -268,12 +290,25 @@ impl<F: Frozen> Pending<F> {
     }
 
     fn held_bytes(&self) -> usize {
-        self.bytes.len() + self.slice_bytes
+        self.bytes.len() + self.batch_bytes
+    }
+
+    fn attach(&mut self, slice: Slice<F>, budget: &Budget) {
+        let held_bytes = if slice.len() < SLICE_BYTES_MIN {
+            self.bytes.extend_from_slice(&slice);
+            slice.len()
+        } else {
+            let held_bytes = slice.held_bytes();
+            self.slices.push((self.bytes.len(), slice));
+            held_bytes
+        };
+        self.batch_bytes += held_bytes;
+        budget.charge(held_bytes);
     }
 
     fn clear(&mut self, budget: &Budget) {
         self.slices.clear();
-        budget.give_back(mem::take(&mut self.slice_bytes));
+        budget.give_back(mem::take(&mut self.batch_bytes));
         self.bytes.clear();
         if self.bytes.capacity() > BUFFER_BYTES_KEPT {
             self.bytes = Vec::new();

@@ -234,37 +234,73 @@ struct Begun<R: Runtime> {
     lock: R::DirLock,
 }
 
+/// What shard 0 opened, or could not open.
+struct Opened<R: Runtime> {
+    listener: io::Result<R::Listener>,
+    log: Result<Log<R>, storage::OpenError>,
+    metadata: Result<MetaLog, meta::OpenError>,
+    /// The id of each other shard's log, from shard 1 on; `None` if the shard did not answer.
+    other_logs: Vec<Option<Result<u128, storage::OpenError>>>,
+}
+
 /// Brings all shards to where they can serve.
 async fn begin<R: Runtime>(rt: &R, seat: &Seat<R>) -> Result<Begun<R>, StartError> {
-    let settings = &*seat.settings;
-    let lock = lock(rt, &settings.dir).await?;
-    let opening = order_all(rt, &seat.mesh, Order::Open).await;
-    let (meta_rt, meta_dir) = (rt.clone(), settings.dir.join("meta"));
-    let meta = rt.spawn(async move { MetaLog::open(&meta_rt, &meta_dir).await });
-    let listener = rt.listen(settings.listen).await;
-    let listener = listener.map_err(|source| StartError::Listen { address: settings.listen, source })?;
-    let log = open_log(rt, settings, 0).await.map_err(|source| StartError::Log { shard: 0, source })?;
-    let meta = meta.await?;
-    let mut log_ids = vec![log.id()];
-    for (shard, opened) in (1..).zip(opening) {
-        let opened = opened.receive().await.ok_or(StartError::Silent { shard })?;
-        log_ids.push(opened.map_err(|source| StartError::Log { shard, source })?);
-    }
-    register_logs(&meta, &log_ids, &settings.dir).await?;
-    let Outcome::LeaderEpoch(epoch) = meta.propose(Command::StartNode { node_id: settings.node_id }).await? else {
-        unreachable!("of a start")
+    let lock = lock(rt, &seat.settings.dir).await?;
+    let Opened { listener, log, metadata, other_logs } = open_all(rt, seat).await;
+    let log = log.map_err(|source| StartError::Log { shard: 0, source })?;
+    let begun = async {
+        let address = seat.settings.listen;
+        let listener = listener.map_err(|source| StartError::Listen { address, source })?;
+        let metadata = metadata?;
+        let mut log_ids = vec![log.id()];
+        for (shard, id) in (1..).zip(other_logs) {
+            let id = id.ok_or(StartError::Silent { shard })?;
+            log_ids.push(id.map_err(|source| StartError::Log { shard, source })?);
+        }
+        register_logs(&metadata, &log_ids, &seat.settings.dir).await?;
+        let shard = lead(rt, seat, log.clone(), metadata).await?;
+        Ok(Begun { shard, listener, lock })
     };
+    let begun = begun.await;
+    if begun.is_err() {
+        // It has tasks, which must have ended when the shard does. If they fail the next start recovers.
+        let _ = log.close().await;
+    }
+    begun
+}
 
-    let snapshot = meta.snapshot();
+/// Opens everything at once, and waits for all of it: nothing may be under way when a shard ends.
+async fn open_all<R: Runtime>(rt: &R, seat: &Seat<R>) -> Opened<R> {
+    let settings = &*seat.settings;
+    let opening = order_all(rt, &seat.mesh, Order::Open).await;
+    let (own, dir) = (rt.clone(), settings.dir.join("meta"));
+    let metadata = rt.spawn(async move { MetaLog::open(&own, &dir).await });
+    let listener = rt.listen(settings.listen).await;
+    let log = open_log(rt, settings, 0).await;
+    let metadata = metadata.await;
+    let mut other_logs = Vec::new();
+    for opened in opening {
+        other_logs.push(opened.receive().await);
+    }
+    Opened { listener, log, metadata, other_logs }
+}
+
+/// Takes a leader epoch and has every shard serve in it.
+async fn lead<R: Runtime>(rt: &R, seat: &Seat<R>, log: Log<R>, metadata: MetaLog) -> Result<Rc<Shard<R>>, StartError> {
+    let settings = &*seat.settings;
+    let start = Command::StartNode { node_id: settings.node_id };
+    let Outcome::LeaderEpoch(epoch) = metadata.propose(start).await? else { unreachable!("of a start") };
+    let snapshot = metadata.snapshot();
     let node = Node { cluster_id: snapshot.cluster_id.0, node_id: settings.node_id, epoch };
     let serve = |reply| Order::Serve { node, snapshot: Arc::clone(&snapshot), reply };
     let serving = order_all(rt, &seat.mesh, serve).await;
-    let shard = Shard::new(rt.clone(), 0, log, Some(meta), node, settings.limits.clone(), seat.mesh.clone().into());
-    metadata::apply(&shard, snapshot);
+    let mesh = seat.mesh.clone().into();
+    let shard = Shard::new(rt.clone(), 0, log, Some(metadata), node, settings.limits.clone(), mesh);
+    metadata::apply(&shard, snapshot.clone());
     for (other, serves) in (1..).zip(serving) {
         serves.receive().await.ok_or(StartError::Silent { shard: other })?;
     }
-    Ok(Begun { shard, listener, lock })
+    Ok(shard)
 }
 
 /// Accepts until the node is to stop, then brings all shards to their end.
@@ -299,8 +335,6 @@ async fn serve<R: Runtime>(begun: Begun<R>, seat: Seat<R>, lead: Lead) -> End {
 
 /// Every shard but the first.
 async fn follow<R: Runtime>(rt: R, seat: Seat<R>) -> End {
-    // Any other order, here and below, says that the node does not start. What a log has recovered by then it will
-    // recover again.
     let Some(Order::Open(reply)) = next_order(&seat.inbox).await else { return End::NotStarted };
     let log = match open_log(&rt, &seat.settings, seat.index).await {
         Ok(log) => log,
@@ -310,7 +344,16 @@ async fn follow<R: Runtime>(rt: R, seat: Seat<R>) -> End {
         }
     };
     let _ = reply.try_send(Ok(log.id()));
-    let Some(Order::Serve { node, snapshot, reply }) = next_order(&seat.inbox).await else { return End::NotStarted };
+    let (node, snapshot, reply) = match next_order(&seat.inbox).await {
+        Some(Order::Serve { node, snapshot, reply }) => (node, snapshot, reply),
+        // The node does not start.
+        Some(Order::Close(reply)) => {
+            let _ = log.close().await;
+            let _ = reply.try_send(());
+            return End::NotStarted;
+        }
+        Some(Order::Open(_) | Order::Drain(_)) | None => return End::NotStarted,
+    };
     let shard = Shard::new(rt, seat.index, log, None, node, seat.settings.limits.clone(), seat.mesh.into());
     metadata::apply(&shard, snapshot);
     let _ = reply.try_send(());
@@ -407,7 +450,11 @@ fn start_tasks<R: Runtime>(shard: &Rc<Shard<R>>, messages: Inbox<Message<R>>) ->
     });
     let enforcing = Rc::clone(shard);
     shard.start(async move {
-        future::or(enforcing.ended(), enforcing.connections.enforce(&enforcing.rt, enforcing.limits())).await;
+        future::or(
+            enforcing.ended(),
+            enforcing.connections.enforce(&enforcing.rt, enforcing.limits(), &enforcing.budget),
+        )
+        .await;
     });
     given
 }

@@ -2,16 +2,18 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     io,
     rc::Rc,
     time::Duration,
 };
 
-use history::{Moment, Payload, Reader, Writer};
+use bytes::Bytes;
+use history::{Level, Moment, Payload, Reader, Value, Writer};
 use runtime::{Runtime, sim::SimRuntime};
 use wire::{
-    ErrorCode, PartitionId,
-    api::{fetch, init_producer, produce, topic_create},
+    Durability, ErrorCode, PartitionId,
+    api::{Setting, fetch, init_producer, list_offsets, produce, topic_create},
     codec::List,
     record::{Batch, BatchBuilder, Batches, Producer},
 };
@@ -23,13 +25,19 @@ use crate::{
 
 const RECORD_BYTES: usize = 100;
 
+/// Batches that a writer sends ahead of their acks: as many as a partition remembers of a producer.
+const IN_FLIGHT_MAX: usize = 5;
+
+/// Pause before a broken connection is made again.
+const RETRY_AFTER: Duration = Duration::from_micros(200);
+
 /// What the actors of a run share.
 pub(crate) struct Run {
     pub(crate) world: Rc<World>,
     pub(crate) payload: Payload,
     /// Writers stop when this is set.
     pub(crate) is_ending: Cell<bool>,
-    /// Sends acknowledged so far, over all writers.
+    /// Records acknowledged so far, over all writers.
     pub(crate) acked: Cell<u64>,
 }
 
@@ -40,65 +48,143 @@ impl Run {
 }
 
 /// Creates a topic; its partitions and their shards.
-pub(crate) async fn create_topic(run: Rc<Run>, name: &'static str, partition_count: u32) -> Vec<(PartitionId, u16)> {
-    let rt = run.world.outside();
-    let mut client = connect(&rt, run.world.address(), None).await;
-    let request = topic_create::Request { name, partition_count, settings: List::default() };
-    let answer = client.call(&request, &[]).await.expect("nothing crashes yet");
+pub(crate) async fn create_topic(
+    run: Rc<Run>,
+    name: &'static str,
+    partition_count: u32,
+    durability: Durability,
+) -> Vec<(PartitionId, u16)> {
+    let mut link = Link::new(&run, None);
+    let settings = [Setting { key: Durability::SETTING, value: durability.name() }];
+    let request = topic_create::Request { name, partition_count, settings: List::from(&settings) };
+    let answer = link.client().await.call(&request).await.expect("nothing crashes yet");
     let created = answer.message::<topic_create::Response<'_>>().expect("the name is free");
     created.partitions.iter().map(|placed| (placed.partition, placed.shard)).collect()
 }
 
-/// Sends batches to a partition until the run ends, each repeated until its fate is known.
-pub(crate) async fn write(run: Rc<Run>, writer: Rc<RefCell<Writer>>, wanted_shard: Option<u16>) {
-    let rt = run.world.outside();
-    let mut builder = BatchBuilder::new(16 << 10);
-    let mut link = Link { run: Rc::clone(&run), rt: rt.clone(), wanted_shard, client: None };
-    let producer_id = link.producer_id().await;
-    let mut sequence = 0;
+/// Sends batches to a partition until the run ends, several ahead of their acks. Where the partition is durable each is
+/// repeated until its fate is known; one that may lose records also forgets who sent them, so there it stays unknown.
+pub(crate) async fn write(run: Rc<Run>, writer: Rc<RefCell<Writer>>, level: Level, wanted_shard: Option<u16>) {
+    let mut link = Link::new(&run, wanted_shard);
+    let producer_id = if level == Level::Durable { Some(link.producer_id().await) } else { None };
     let partition = PartitionId(writer.borrow().partition());
-    while !run.is_ending.get() {
-        let count = 1 + run.world.simulation.rng().below(20);
-        let first = writer.borrow_mut().send(count);
-        for place in 0..count {
-            let mut record = [0; RECORD_BYTES];
-            run.payload.write(first.plus(place), &mut record);
-            builder.append(0, None, Some(&record), &[]).expect("twenty records fit");
-        }
-        let batch = builder.build(Producer { id: producer_id, epoch: 0, base_sequence: sequence });
-        loop {
-            match link.produce(partition, &batch).await {
-                Ok(Ok(base_offset)) => {
-                    writer.borrow_mut().acked(first, count, base_offset, run.moment());
-                    run.acked.set(run.acked.get() + count);
-                    sequence += count as i32;
-                    break;
-                }
-                Ok(Err(error)) => assert!(error.is_retriable(), "{error} at sequence {sequence}"),
-                Err(_) => link.client = None,
+    let mut source = Source { run: Rc::clone(&run), writer, producer_id, next_sequence: 0 };
+    let mut window = VecDeque::new();
+    while !run.is_ending.get() || !window.is_empty() {
+        if exchange(&mut link, partition, &mut source, &mut window).await.is_err() {
+            link.client = None;
+            link.rt.sleep(RETRY_AFTER).await;
+            if level == Level::Memory {
+                window.clear();
             }
-            rt.sleep(Duration::from_micros(200)).await;
         }
     }
 }
 
+/// Sends what is in the window, which has no ack yet, then goes on for as long as the connection holds.
+async fn exchange(
+    link: &mut Link,
+    partition: PartitionId,
+    source: &mut Source,
+    window: &mut VecDeque<Sent>,
+) -> io::Result<()> {
+    let mut sent = 0;
+    let run = Rc::clone(&link.run);
+    let client = link.client().await;
+    loop {
+        while sent < IN_FLIGHT_MAX {
+            if sent == window.len() {
+                if run.is_ending.get() {
+                    break;
+                }
+                window.push_back(source.next());
+            }
+            window[sent].correlation = send_batch(client, partition, &window[sent].batch).await?;
+            sent += 1;
+        }
+        if window.is_empty() {
+            return Ok(());
+        }
+        let response = client.receive().await?;
+        assert_eq!(response.header.correlation, window[0].correlation, "answers come in the order of the requests");
+        let response = response.message::<produce::Response<'_>>()?;
+        let result = response.results.iter().next().expect("one batch, one result");
+        if result.error != ErrorCode::None {
+            assert!(result.error.is_retriable(), "{}: {}", result.error, result.reason);
+            return Err(io::Error::other(result.reason.to_owned()));
+        }
+        source.acked(&window.pop_front().expect("it was just looked at"), result.base_offset);
+        sent -= 1;
+    }
+}
+
+async fn send_batch(client: &mut Client, partition: PartitionId, batch: &[u8]) -> io::Result<u32> {
+    let rows = [produce::BatchRow { partition, batch_bytes: batch.len() as u32 }];
+    let head = produce::RequestHead { timeout_ms: 0, batches: List::from(&rows) };
+    client.send(&head, batch).await
+}
+
 /// Reads a partition from its start, for as long as the run goes and then to the offset in `end`.
 pub(crate) async fn read(run: Rc<Run>, reader: Rc<RefCell<Reader>>, end: Rc<Cell<Option<u64>>>) {
-    let rt = run.world.outside();
-    let mut link = Link { run: Rc::clone(&run), rt: rt.clone(), wanted_shard: None, client: None };
+    let mut link = Link::new(&run, None);
     let partition = PartitionId(reader.borrow().partition());
     loop {
         let position = reader.borrow().position();
         if end.get().is_some_and(|end| position >= end) {
             return;
         }
-        match link.fetch(partition, position, &reader).await {
-            Ok(()) => {}
-            Err(_) => {
-                link.client = None;
-                rt.sleep(Duration::from_micros(200)).await;
-            }
+        if link.fetch(partition, position, &reader).await.is_err() {
+            link.client = None;
+            link.rt.sleep(RETRY_AFTER).await;
         }
+    }
+}
+
+/// The high watermark of a partition.
+pub(crate) async fn latest(run: Rc<Run>, partition: u64) -> u64 {
+    let mut link = Link::new(&run, None);
+    let rows = [list_offsets::Query { partition: PartitionId(partition), at: list_offsets::At::Latest }];
+    let request = list_offsets::Request { partitions: List::from(&rows) };
+    let answer = link.client().await.call(&request).await.expect("nothing crashes any more");
+    let found = answer.message::<list_offsets::Response<'_>>().expect("it is answered");
+    found.partitions.iter().next().expect("one question, one answer").offset
+}
+
+/// A batch that was sent.
+struct Sent {
+    first: Value,
+    count: u64,
+    batch: Bytes,
+    correlation: u32,
+}
+
+/// Makes batches and notes their acks.
+struct Source {
+    run: Rc<Run>,
+    writer: Rc<RefCell<Writer>>,
+    producer_id: Option<i64>,
+    next_sequence: i32,
+}
+
+impl Source {
+    fn next(&mut self) -> Sent {
+        let mut builder = BatchBuilder::new(16 << 10);
+        let count = 1 + self.run.world.simulation.rng().below(20);
+        let first = self.writer.borrow_mut().send(count);
+        for place in 0..count {
+            let mut record = [0; RECORD_BYTES];
+            self.run.payload.write(first.plus(place), &mut record);
+            builder.append(0, None, Some(&record), &[]).expect("twenty records fit");
+        }
+        let numbered = |id| Producer { id, epoch: 0, base_sequence: self.next_sequence };
+        let batch = builder.build(self.producer_id.map_or(Producer::NONE, numbered));
+        self.next_sequence += count as i32;
+        Sent { first, count, batch, correlation: 0 }
+    }
+
+    fn acked(&mut self, sent: &Sent, base_offset: u64) {
+        self.writer.borrow_mut().acked(sent.first, sent.count, base_offset, self.run.moment());
+        self.run.acked.set(self.run.acked.get() + sent.count);
     }
 }
 
@@ -111,6 +197,10 @@ struct Link {
 }
 
 impl Link {
+    fn new(run: &Rc<Run>, wanted_shard: Option<u16>) -> Self {
+        Self { run: Rc::clone(run), rt: run.world.outside(), wanted_shard, client: None }
+    }
+
     async fn client(&mut self) -> &mut Client {
         if self.client.is_none() {
             self.client = Some(connect(&self.rt, self.run.world.address(), self.wanted_shard).await);
@@ -120,26 +210,11 @@ impl Link {
 
     async fn producer_id(&mut self) -> i64 {
         loop {
-            match self.client().await.call(&init_producer::Request, &[]).await {
-                Ok(answer) => {
-                    if let Ok(response) = answer.message::<init_producer::Response>() {
-                        return response.producer_id;
-                    }
-                }
+            let answered = self.client().await.call(&init_producer::Request).await;
+            match answered.and_then(|answer| answer.message::<init_producer::Response>()) {
+                Ok(response) => return response.producer_id,
                 Err(_) => self.client = None,
             }
-        }
-    }
-
-    async fn produce(&mut self, partition: PartitionId, batch: &[u8]) -> io::Result<Result<u64, ErrorCode>> {
-        let rows = [produce::BatchRow { partition, batch_bytes: batch.len() as u32 }];
-        let head = produce::RequestHead { timeout_ms: 0, batches: List::from(&rows) };
-        let answer = self.client().await.call(&head, batch).await?;
-        let response = answer.message::<produce::Response<'_>>()?;
-        let result = response.results.iter().next().expect("one batch, one result");
-        match result.error {
-            ErrorCode::None => Ok(Ok(result.base_offset)),
-            error => Ok(Err(error)),
         }
     }
 
@@ -148,7 +223,7 @@ impl Link {
         let rows = [fetch::Position { partition, offset, bytes_max: 1 << 20 }];
         let request =
             fetch::Request { wait_ms_max: 20, bytes_min: 1, bytes_max: 1 << 20, partitions: List::from(&rows) };
-        let answer = self.client().await.call(&request, &[]).await?;
+        let answer = self.client().await.call(&request).await?;
         let response = answer.message::<fetch::Response<'_>>()?;
         let (row, batches) = response.partitions().next().expect("one partition, one row");
         assert_eq!(row.error, ErrorCode::None, "{}", row.reason);

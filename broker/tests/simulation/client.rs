@@ -1,4 +1,4 @@
-//! A client of the native protocol on the runtime seam: requests out, responses in, one at a time.
+//! A client of the native protocol on the runtime seam: requests out, responses in.
 
 use std::{io, net::SocketAddr};
 
@@ -25,7 +25,7 @@ pub(crate) struct Client {
 
 /// A whole frame.
 pub(crate) struct Response {
-    header: ResponseHeader,
+    pub(crate) header: ResponseHeader,
     body: Vec<u8>,
 }
 
@@ -44,24 +44,31 @@ impl Client {
         let mut client = Self { stream, received: Vec::new(), correlation: 0, shard: 0 };
         let (client_name, client_version) = ("simulation", "1");
         let hello = hello::Request { client_name, client_version, protocol_min: 1, protocol_max: 1, shard, auth: &[] };
-        let answer = client.call(&hello, &[]).await?;
+        let answer = client.call(&hello).await?;
         client.shard = answer.message::<hello::Response<'_>>()?.shard;
         Ok(client)
     }
 
-    /// Sends a request, with `tail` behind its fields, and waits for the response.
-    pub(crate) async fn call<'a, M: Message<'a>>(&mut self, request: &M, tail: &[u8]) -> io::Result<Response> {
+    /// Sends a request and waits for the response.
+    pub(crate) async fn call<'a, M: Message<'a>>(&mut self, request: &M) -> io::Result<Response> {
+        let correlation = self.send(request, &[]).await?;
+        let response = self.receive().await?;
+        assert_eq!(response.header.correlation, correlation, "nothing else was asked");
+        Ok(response)
+    }
+
+    /// Sends a request, with `tail` behind its fields; its correlation.
+    pub(crate) async fn send<'a, M: Message<'a>>(&mut self, request: &M, tail: &[u8]) -> io::Result<u32> {
         self.correlation += 1;
         let mut out = Vec::new();
         frame::encode(&mut out, self.correlation, 0, request, FRAME_BYTES_MAX).expect("a request fits");
         out.extend_from_slice(tail);
         self.stream.write_all(&out).await?;
-        let response = self.receive().await?;
-        assert_eq!(response.header.correlation, self.correlation, "one request at a time");
-        Ok(response)
+        Ok(self.correlation)
     }
 
-    async fn receive(&mut self) -> io::Result<Response> {
+    /// Waits for the next response.
+    pub(crate) async fn receive(&mut self) -> io::Result<Response> {
         loop {
             let decoded = Frame::<ResponseHeader>::decode(&self.received, FRAME_BYTES_MAX).map_err(io::Error::other)?;
             if let Decoded::Frame(frame) = decoded {

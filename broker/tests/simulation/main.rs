@@ -12,18 +12,19 @@ use std::{
     time::Duration,
 };
 
-use history::{Faults, Observations, Payload, Reader, Report, Verdict, Writer, WriterId};
+use history::{Faults, Level, Observations, Payload, Reader, Report, Verdict, Writer, WriterId};
 use runtime::{
     Runtime,
     sim::{Crash, Task, seeds},
 };
 
+use wire::Durability;
+
 use self::{
-    actors::{Run, create_topic, read, write},
+    actors::{Run, create_topic, latest, read, write},
     node::World,
 };
 
-const PARTITIONS: u32 = 4;
 const CRASHES: u64 = 4;
 
 #[test]
@@ -51,10 +52,15 @@ fn crashes(seed: u64) -> (Report, u64) {
     faults.schedule("kill");
     faults.schedule("power cut");
 
-    let partitions = run_to(&world, create_topic(Rc::clone(&run), "orders", PARTITIONS));
+    let durable = run_to(&world, create_topic(Rc::clone(&run), "orders", 3, Durability::Durable));
+    let memory = run_to(&world, create_topic(Rc::clone(&run), "clicks", 2, Durability::Memory));
+    let mut observations = Observations::new();
+    let durable = durable.into_iter().map(|placed| (placed, Level::Durable));
+    let memory = memory.into_iter().map(|placed| (placed, Level::Memory));
     let mut actors = Vec::new();
-    for (number, (partition, shard)) in partitions.into_iter().enumerate() {
-        actors.push(Actors::start(&run, number as u32, partition.0, shard));
+    for (number, ((partition, shard), level)) in (0..).zip(durable.chain(memory)) {
+        observations.set_level(partition.0, level);
+        actors.push(Actors::start(&run, number, partition.0, level, shard));
     }
     for crash in 0..CRASHES {
         let until = run.acked.get() + world.simulation.rng().within(1..300);
@@ -68,10 +74,9 @@ fn crashes(seed: u64) -> (Report, u64) {
     world.simulation.run_until(|| run.acked.get() >= until).unwrap();
     run.is_ending.set(true);
 
-    let mut observations = Observations::new();
     observations.set_faults(faults);
     for actors in actors {
-        actors.finish(&world, &mut observations);
+        actors.finish(&run, &mut observations);
     }
     (observations.check(), world.simulation.trace_hash())
 }
@@ -95,24 +100,24 @@ struct Actors {
 }
 
 impl Actors {
-    fn start(run: &Rc<Run>, number: u32, partition: u64, shard: u16) -> Self {
+    fn start(run: &Rc<Run>, number: u32, partition: u64, level: Level, shard: u16) -> Self {
         let writer = Rc::new(RefCell::new(Writer::new(WriterId::new(number), partition)));
         let reader = Rc::new(RefCell::new(Reader::new(partition, 0)));
         let end = Rc::new(Cell::new(None));
         let rt = run.world.outside();
         // Half of the writers ask for their partition's shard, the others cross the mesh now and then.
         let wanted = number.is_multiple_of(2).then_some(shard);
-        let writing = rt.spawn(write(Rc::clone(run), Rc::clone(&writer), wanted));
+        let writing = rt.spawn(write(Rc::clone(run), Rc::clone(&writer), level, wanted));
         let reading = rt.spawn(read(Rc::clone(run), Rc::clone(&reader), Rc::clone(&end)));
         Self { writer, reader, end, writing, reading }
     }
 
     /// Lets the writer finish its batch and the reader read to the end.
-    fn finish(self, world: &World, observations: &mut Observations) {
-        world.simulation.run(&self.writing).unwrap();
-        let end = self.writer.borrow().sent();
-        self.end.set(Some(end));
-        world.simulation.run(&self.reading).unwrap();
+    fn finish(self, run: &Rc<Run>, observations: &mut Observations) {
+        let simulation = &run.world.simulation;
+        simulation.run(&self.writing).unwrap();
+        self.end.set(Some(run_to(&run.world, latest(Rc::clone(run), self.writer.borrow().partition()))));
+        simulation.run(&self.reading).unwrap();
         let notes = "the task has ended";
         observations.add_writer(Rc::into_inner(self.writer).expect(notes).into_inner());
         observations.add_reader(Rc::into_inner(self.reader).expect(notes).into_inner());
