@@ -318,6 +318,7 @@ fn after_a_failed_write_nothing_is_written_any_more() {
                         Ok(()) => acked.last += 1,
                         Err(error) => break (journal, acked, error),
                     }
+                    assert!(acked.last < 20, "the fault never fired");
                 }
             });
             let (mut journal, acked, error) = ended.expect("no crash");

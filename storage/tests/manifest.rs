@@ -213,47 +213,63 @@ proptest! {
 #[derive(Default)]
 struct Ledger {
     edits: Vec<Edit>,
+    /// How many edits there were behind each request.
+    requests: Vec<usize>,
     acked: usize,
 }
 
 impl Ledger {
-    /// Checks a recovered state: all that was acknowledged, and perhaps the edit that was under way.
+    /// Checks a recovered state: all that was acknowledged, and of every request behind that all or nothing.
     fn settle(&mut self, recovered: &State) {
         let mut state = State::default();
-        let (acked, last) = self.edits.split_at(self.acked);
-        acked.iter().for_each(|edit| state.apply(edit.clone()).expect("it was applied before"));
-        if state != *recovered {
-            let [last] = last else { panic!("acknowledged {state:?}, recovered {recovered:?}") };
-            state.apply(last.clone()).expect("it was checked before");
-            assert_eq!(state, *recovered, "neither before nor after the last edit");
-            self.acked += 1;
+        let mut is_there = (self.acked == 0 && state == *recovered).then_some(0);
+        for (number, edit) in self.edits.iter().enumerate() {
+            state.apply(edit.clone()).expect("it was applied before");
+            if self.requests.contains(&(number + 1)) && number + 1 >= self.acked && state == *recovered {
+                is_there = Some(number + 1);
+            }
         }
-        self.edits.truncate(self.acked);
+        let Some(end) = is_there else { panic!("{} edits were acknowledged, recovered {recovered:?}", self.acked) };
+        self.edits.truncate(end);
+        self.requests.retain(|request| *request <= end);
     }
 }
 
-async fn work(runtime: SimRuntime, ledger: Rc<RefCell<Ledger>>, edits: usize) {
+async fn work(runtime: SimRuntime, ledger: Rc<RefCell<Ledger>>, requests: usize) {
     let manifest = Manifest::open(&runtime, Path::new(DIR)).await.expect("no damage");
     ledger.borrow_mut().settle(&manifest.state());
-    for _ in 0..edits {
-        let seed = std::array::from_fn(|_| runtime.random_u64());
-        let edit = edit(&manifest.state(), seed);
-        ledger.borrow_mut().edits.push(edit.clone());
-        manifest.apply(edit).await.expect("no fault");
-        ledger.borrow_mut().acked += 1;
+    for _ in 0..requests {
+        let mut state = manifest.state().clone();
+        let request: Vec<_> = (0..1 + runtime.random_u64() % 3)
+            .map(|_| {
+                let edit = edit(&state, std::array::from_fn(|_| runtime.random_u64()));
+                state.apply(edit.clone()).expect("it was made for this state");
+                edit
+            })
+            .collect();
+        let asked = {
+            let mut ledger = ledger.borrow_mut();
+            ledger.edits.extend(request.iter().cloned());
+            let asked = ledger.edits.len();
+            ledger.requests.push(asked);
+            asked
+        };
+        manifest.apply_all(request).await.expect("no fault");
+        assert_eq!(*manifest.state(), state);
+        ledger.borrow_mut().acked = asked;
     }
 }
 
-fn run(simulation: &Simulation, node: NodeId, ledger: &Rc<RefCell<Ledger>>, edits: usize) -> Result<(), RunError> {
+fn run(simulation: &Simulation, node: NodeId, ledger: &Rc<RefCell<Ledger>>, requests: usize) -> Result<(), RunError> {
     let ledger = Rc::clone(ledger);
-    simulation.block_on(node, move |runtime| work(runtime, ledger, edits))
+    simulation.block_on(node, move |runtime| work(runtime, ledger, requests))
 }
 
-/// How many steps of the disk the first edits take.
-fn steps(seed: u64, edits: usize) -> u64 {
+/// How many steps of the disk the first requests take.
+fn steps(seed: u64, requests: usize) -> u64 {
     let simulation = Simulation::new(seed);
     let node = simulation.add_node();
-    run(&simulation, node, &Rc::default(), edits).expect("no crash");
+    run(&simulation, node, &Rc::default(), requests).expect("no crash");
     simulation.disk(node).steps()
 }
 
@@ -359,11 +375,19 @@ fn after_a_failed_write_nothing_is_applied() {
         disk.inject(Fault { op: Some(OpKind::Write), nth, effect: Effect::Error(Reached::All) });
         let failed = simulation.block_on(node, async |runtime| {
             let manifest = Manifest::open(&runtime, Path::new(DIR)).await.expect("nothing to read");
-            for _ in 0..3 {
-                let result = manifest.apply(Edit::Quarantine { partition: PartitionId(3) }).await;
-                assert!(matches!(result, Err(WriteError::Failed { .. })), "{result:?}");
-                assert_eq!(*manifest.state(), State::default());
+            let mut failures = 0;
+            for id in 1..=6 {
+                let before = manifest.state().clone();
+                match manifest.apply(Edit::Quarantine { partition: PartitionId(id) }).await {
+                    Ok(()) => assert_eq!(failures, 0, "nothing succeeds behind a failure"),
+                    Err(WriteError::Failed { .. }) => {
+                        failures += 1;
+                        assert_eq!(*manifest.state(), before);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
             }
+            assert!(failures > 1, "the fault never fired");
         });
         failed.expect("no crash");
         assert_eq!(disk.ops(OpKind::Write), nth);
@@ -376,5 +400,14 @@ fn an_edit_that_does_not_fit_never_reaches_the_disk() {
     runtime::sim::block_on(1, async |runtime| {
         let manifest = Manifest::open(&runtime, Path::new(DIR)).await.expect("nothing to read");
         let _ = manifest.apply(Edit::Abandon { intent: SegmentId(7) }).await;
+    });
+}
+
+#[test]
+#[should_panic(expected = "there is no unfinished intent")]
+fn nor_do_those_that_go_with_it() {
+    runtime::sim::block_on(1, async |runtime| {
+        let manifest = Manifest::open(&runtime, Path::new(DIR)).await.expect("nothing to read");
+        let _ = manifest.apply_all(vec![Edit::Open, Edit::Abandon { intent: SegmentId(7) }]).await;
     });
 }

@@ -3,25 +3,22 @@
 //!
 //! ```text
 //!   manifest-<sequence>-<salt>.log
-//!   ┌──────────┬────────┬─────────┬────────┬──────────────┬────────┬──────────┐
-//!   │ snapshot │ marker │ edits   │ marker │ edits        │ marker │ zeros …  │   each box one sync group
-//!   └──────────┴────────┴─────────┴────────┴──────────────┴────────┴──────────┘
+//!   ┌──────────────────┬───────┬────────┬───────┬────────┬─────────┐
+//!   │ snapshot + edits │ edits │ marker │ edits │ marker │ zeros … │   each box one sync group
+//!   └──────────────────┴───────┴────────┴───────┴────────┴─────────┘
 //! ```
 //!
 //! The one hard idea: a file is written by one process only, and nothing in it is written twice. Opening only reads;
-//! before its first append a process begins a file of its own with a snapshot, and it begins another whenever the
-//! file has grown long. So a torn tail is replaced, never overwritten, and a write that a killed process left behind
-//! in the kernel hits a file that is no longer looked at. The marker behind each group witnesses that the group was
-//! synced: damage below a valid group is corruption, damage above the last one is a torn tail.
+//! with its first append a process begins a file of its own, snapshot first, and it begins another whenever the file
+//! has grown long. So a torn tail is replaced, never overwritten, and a write that a killed process left behind in the
+//! kernel hits a file that is no longer looked at. The marker behind each group witnesses that the group was synced:
+//! damage below a valid group is corruption, damage above the last one is a torn tail. The first group needs none,
+//! because a file gets its name when that group is durable.
 
 mod name;
 mod recover;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, path::PathBuf, sync::Arc};
 
 use runtime::{File, OpenMode, Runtime};
 
@@ -31,33 +28,31 @@ use crate::{
 };
 use name::FileName;
 
-/// Files grow in steps of this many bytes.
-const ALLOCATION_STEP_BYTES: u64 = 256 << 10;
-
-/// A file is replaced when it has grown to four times what its snapshot takes, but not below this many bytes.
-const REPLACE_BYTES_MIN: u64 = 1 << 20;
-
-/// Edits and snapshots larger than this many bytes are bugs of the caller.
+/// A group of edits, or a snapshot and edits, larger than this many bytes is a bug of the caller.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 
 /// A journal in one directory, which it may share with other files: its own are told by their prefix.
 ///
-/// Its methods take it exclusively, so edits have one order. An append that is dropped half way is as if the process
-/// had been killed: its edits may be there or not, and [`Self::replace`] is due.
+/// Appending takes it exclusively, so edits have one order. An append that is dropped half way is as if the process had
+/// been killed: the next one begins a new file.
 pub struct Journal<R: Runtime> {
     runtime: R,
     dir: PathBuf,
     prefix: &'static str,
     log_id: u128,
+    /// Highest of all its files.
     sequence: u64,
     lsn: u64,
     edit_next: u64,
+    /// Every file of the journal that is in the directory.
+    names: Vec<FileName>,
+    /// Where edits go; none before the first append.
     target: Option<Target<R::File>>,
     failure: Option<WriteError>,
 }
 
 /// What a journal held when it was opened.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// The owner's state when the file was begun.
     pub snapshot: Vec<u8>,
@@ -73,6 +68,7 @@ struct Target<F> {
     /// Where the next group goes.
     position: u64,
     allocated: u64,
+    /// At this length the file is replaced.
     replace_at: u64,
 }
 
@@ -131,7 +127,8 @@ pub enum WriteError {
 
 impl<R: Runtime> Journal<R> {
     /// Reads the journal whose files in `dir` start with `prefix`; `None` when there is none, which is no permission
-    /// to take everything else for garbage. What was found is synced, so it may be acted upon. Writes nothing.
+    /// to take everything else for garbage. Writes nothing. What was found must not be acted upon before the first
+    /// append: until then a power cut may take back what a killed process wrote last.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -143,9 +140,10 @@ impl<R: Runtime> Journal<R> {
             dir,
             prefix,
             log_id: found.content.as_ref().map_or(fresh_id, |content| content.log_id),
-            sequence: found.sequence_max,
+            sequence: found.names.iter().map(|name| name.sequence).max().unwrap_or(0),
             lsn: found.content.as_ref().map_or(0, |content| content.lsn),
             edit_next: found.content.as_ref().map_or(1, |content| content.edit_next),
+            names: found.names,
             target: None,
             failure: None,
         };
@@ -162,125 +160,120 @@ impl<R: Runtime> Journal<R> {
         self.edit_next - 1
     }
 
-    /// Whether [`Self::replace`] has to come before the next append: always after opening, and when the file has
-    /// grown long.
-    pub fn is_replace_due(&self) -> bool {
-        self.target.as_ref().is_none_or(|target| target.position >= target.replace_at)
-    }
-
-    /// Begins a new file with a snapshot of everything appended so far, and removes the older ones. What was
-    /// recovered stays valid until the new file is durable.
-    ///
-    /// # Errors
-    /// [`WriteError`].
-    ///
-    /// # Panics
-    /// If the snapshot is larger than [`PAYLOAD_BYTES_MAX`].
-    pub async fn replace(&mut self, snapshot: &[u8]) -> Result<(), WriteError> {
-        self.check_usable()?;
-        let name = FileName { sequence: self.sequence + 1, salt: self.runtime.random_u64(), complete: false };
-        let path = self.dir.join(name.with_prefix(self.prefix));
-        let target = match self.create(name, &path, snapshot.len()).await {
-            Ok(target) => target,
-            Err(error) => return Err(self.no_room(path, error)),
-        };
-        let result = self.publish(target, name, snapshot).await;
-        result.map_err(|error| self.fail(path, error))
-    }
-
-    /// Makes room for a group of `edits` edits of `payload_bytes` in all, so that appending it will not find the
-    /// disk full: for owners that must know before they change their state.
-    ///
-    /// # Errors
-    /// [`WriteError`].
-    ///
-    /// # Panics
-    /// If [`Self::replace`] is due since opening.
-    pub async fn reserve(&mut self, payload_bytes: usize, edits: usize) -> Result<(), WriteError> {
-        self.check_usable()?;
-        let target = self.target.as_mut().expect("a journal is replaced before it is appended to");
-        if let Err(error) = target.grow(group_bytes(payload_bytes, edits)).await {
-            let path = target.path.clone();
-            return Err(self.no_room(path, error));
-        }
-        Ok(())
-    }
-
     /// Appends edits as one group, all or none. Once it returns they survive a power cut, and later damage to them
-    /// cannot be mistaken for a torn tail.
+    /// cannot be mistaken for a torn tail. When a new file is begun, `snapshot` is asked for what all edits before
+    /// these amount to.
     ///
     /// # Errors
     /// [`WriteError`].
     ///
     /// # Panics
-    /// If [`Self::replace`] is due since opening, if there is no edit, or if they are larger than
-    /// [`PAYLOAD_BYTES_MAX`].
-    pub async fn append(&mut self, edits: &[impl AsRef<[u8]>]) -> Result<(), WriteError> {
+    /// If there is no edit, or they are larger than [`PAYLOAD_BYTES_MAX`], the snapshot included if there is one.
+    pub async fn append(
+        &mut self,
+        edits: &[impl AsRef<[u8]>],
+        snapshot: impl FnOnce() -> Vec<u8>,
+    ) -> Result<(), WriteError> {
         assert!(!edits.is_empty(), "a group holds at least one edit");
-        self.reserve(edits.iter().map(|edit| edit.as_ref().len()).sum(), edits.len()).await?;
-        let entries: Vec<_> =
-            edits.iter().zip(self.edit_next..).map(|(edit, number)| (edit_entry(number), edit.as_ref())).collect();
-        // Out of its place while the write is under way: should this future be dropped, a new file has to be begun.
-        let mut target = self.target.take().expect("reserve asked for it");
-        if let Err(error) = self.write_witnessed(&mut target, &entries).await {
-            return Err(self.fail(target.path, error));
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
         }
+        let entries = edits.iter().zip(self.edit_next..).map(|(edit, number)| (edit_entry(number), edit.as_ref()));
+        // Out of its place while a write is under way: should this future be dropped, a new file has to be begun.
+        let target = match self.target.take() {
+            Some(target) if target.position < target.replace_at => {
+                self.extend(target, &entries.collect::<Vec<_>>()).await?
+            }
+            _ => {
+                let snapshot = snapshot();
+                let first = (snapshot_entry(self.edit_next), &snapshot[..]);
+                self.begin(&std::iter::once(first).chain(entries).collect::<Vec<_>>()).await?
+            }
+        };
         self.target = Some(target);
         self.edit_next += edits.len() as u64;
         Ok(())
     }
 
-    /// Creates a file with room for its snapshot. Nothing is written yet: should it fail, the file may stay behind,
-    /// for the next replacement to remove.
-    async fn create(&self, name: FileName, path: &Path, snapshot_bytes: usize) -> io::Result<Target<R::File>> {
-        self.runtime.create_dir_all(&self.dir).await?;
-        let file = self.runtime.open(path, OpenMode::CreateDurable).await?;
-        let mut target =
-            Target { file, path: path.to_path_buf(), salt: name.salt, position: 0, allocated: 0, replace_at: 0 };
-        target.grow(group_bytes(snapshot_bytes, 1)).await?;
+    /// Writes a group behind the last one and, once it is synced, the marker that says so.
+    async fn extend(
+        &mut self,
+        mut target: Target<R::File>,
+        entries: &[(Entry, &[u8])],
+    ) -> Result<Target<R::File>, WriteError> {
+        // Room first: what is sealed has to be written, for the next group names it.
+        let bytes = group_bytes(entries) + GROUP_ALIGNMENT;
+        if let Err(error) = target.grow(bytes as u64, self.growth_bytes()).await {
+            return Err(self.no_room(target.path, error));
+        }
+        let written = async {
+            let group = self.seal(target.salt, entries);
+            target.write(group).await?;
+            let marker = self.seal(target.salt, &[(entry(EntryKind::Marker, 0, 0), &[])]);
+            target.write(marker).await
+        };
+        match written.await {
+            Ok(()) => Ok(target),
+            Err(error) => Err(self.fail(target.path, error)),
+        }
+    }
+
+    /// Begins a new file with a group.
+    async fn begin(&mut self, entries: &[(Entry, &[u8])]) -> Result<Target<R::File>, WriteError> {
+        let name = FileName { sequence: self.sequence + 1, salt: self.runtime.random_u64(), complete: false };
+        let path = self.path(name);
+        let group = self.seal(name.salt, entries);
+        let target = match self.create(name, group.len() as u64).await {
+            Ok(target) => target,
+            Err(error) => return Err(self.no_room(path, error)),
+        };
+        let published = self.publish(target, name, group).await;
+        published.map_err(|error| self.fail(path, error))
+    }
+
+    /// Creates a file with room for `bytes`. Nothing is written yet: should it fail, the next file begun removes it.
+    async fn create(&mut self, name: FileName, bytes: u64) -> io::Result<Target<R::File>> {
+        if self.names.is_empty() {
+            self.runtime.create_dir_all(&self.dir).await?;
+        }
+        let path = self.path(name);
+        let file = self.runtime.open(&path, OpenMode::CreateDurable).await?;
+        self.sequence = name.sequence;
+        self.names.push(name);
+        let mut target = Target { file, path, salt: name.salt, position: 0, allocated: 0, replace_at: 0 };
+        target.grow(bytes, self.growth_bytes()).await?;
         Ok(target)
     }
 
-    /// Makes a created file the journal's: content first, then its name, then the end of the older ones.
-    async fn publish(&mut self, mut target: Target<R::File>, name: FileName, snapshot: &[u8]) -> io::Result<()> {
-        self.write_witnessed(&mut target, &[(snapshot_entry(self.edit_next), snapshot)]).await?;
-        target.file.sync().await?;
+    /// Makes a created file the journal's: content first, then its name, then the end of all others. Only then are its
+    /// edits acknowledged: as long as an older file exists, it says all that was.
+    async fn publish(
+        &mut self,
+        mut target: Target<R::File>,
+        name: FileName,
+        group: R::Frozen,
+    ) -> io::Result<Target<R::File>> {
+        target.write(group).await?;
         let complete = FileName { complete: true, ..name };
-        let path = self.dir.join(complete.with_prefix(self.prefix));
+        let path = self.path(complete);
         self.runtime.rename(&target.path, &path).await?;
         self.runtime.sync_dir(&self.dir).await?;
-        self.remove_all_but(complete).await?;
-        target.replace_at = (4 * target.position).max(REPLACE_BYTES_MIN);
-        target.path = path;
-        self.sequence = name.sequence;
-        self.target = Some(target);
-        Ok(())
-    }
-
-    /// Nothing is appended before this is done: as long as an older file exists, the newer one says no more than it.
-    async fn remove_all_but(&self, kept: FileName) -> io::Result<()> {
-        let mut removed = false;
-        for entry in self.runtime.list_dir(&self.dir).await? {
-            if FileName::parse(&entry.name, self.prefix).is_some_and(|name| name != kept) {
-                self.runtime.remove_file(&self.dir.join(&entry.name)).await?;
-                removed = true;
-            }
+        self.names.retain(|older| *older != name);
+        for older in &self.names {
+            self.runtime.remove_file(&self.path(*older)).await?;
         }
-        if removed { self.runtime.sync_dir(&self.dir).await } else { Ok(()) }
-    }
-
-    /// Writes a group and, once it is synced, the marker that says so.
-    async fn write_witnessed(&mut self, target: &mut Target<R::File>, entries: &[(Entry, &[u8])]) -> io::Result<()> {
-        let group = self.seal(target.salt, entries);
-        target.write(group).await?;
-        let marker = self.seal(target.salt, &[(entry(EntryKind::Marker, 0, 0), &[])]);
-        target.write(marker).await
+        if !self.names.is_empty() {
+            self.runtime.sync_dir(&self.dir).await?;
+        }
+        self.names = vec![complete];
+        target.replace_at = (4 * target.position).max(self.runtime.block_bytes() as u64);
+        target.path = path;
+        Ok(target)
     }
 
     /// Builds the next group.
     fn seal(&mut self, salt: u64, entries: &[(Entry, &[u8])]) -> R::Frozen {
-        let payload_bytes = entries.iter().map(|(_, payload)| payload.len()).sum();
-        let mut group = group::Builder::new(self.runtime.block(group_bytes(payload_bytes, entries.len())));
+        let mut group = group::Builder::new(self.runtime.block(group_bytes(entries)));
         for (entry, payload) in entries {
             group.push(*entry, payload);
         }
@@ -289,8 +282,13 @@ impl<R: Runtime> Journal<R> {
         group.seal(stamp, &[]).bytes
     }
 
-    fn check_usable(&self) -> Result<(), WriteError> {
-        self.failure.clone().map_or(Ok(()), Err)
+    fn path(&self, name: FileName) -> PathBuf {
+        self.dir.join(name.with_prefix(self.prefix))
+    }
+
+    /// Files grow in steps of this many bytes.
+    fn growth_bytes(&self) -> u64 {
+        (self.runtime.block_bytes() as u64 / 4).next_multiple_of(GROUP_ALIGNMENT as u64)
     }
 
     /// A full disk is an answer while nothing was written; any other failure is the journal's last.
@@ -307,11 +305,11 @@ impl<R: Runtime> Journal<R> {
 }
 
 impl<F: File> Target<F> {
-    /// Reserves room for a group of `bytes` and its marker.
-    async fn grow(&mut self, bytes: usize) -> io::Result<()> {
-        let end = self.position + (bytes + GROUP_ALIGNMENT) as u64;
+    /// Reserves room for `bytes` more, and up to a multiple of `step_bytes`.
+    async fn grow(&mut self, bytes: u64, step_bytes: u64) -> io::Result<()> {
+        let end = self.position + bytes;
         if end > self.allocated {
-            let allocated = end.next_multiple_of(ALLOCATION_STEP_BYTES);
+            let allocated = end.next_multiple_of(step_bytes);
             self.file.allocate(allocated).await?;
             self.allocated = allocated;
         }
@@ -326,10 +324,11 @@ impl<F: File> Target<F> {
     }
 }
 
-/// Length of a group of edits, padded.
-fn group_bytes(payload_bytes: usize, edits: usize) -> usize {
+/// Length of a group, padded.
+fn group_bytes(entries: &[(Entry, &[u8])]) -> usize {
+    let payload_bytes: usize = entries.iter().map(|(_, payload)| payload.len()).sum();
     assert!(payload_bytes <= PAYLOAD_BYTES_MAX, "{payload_bytes} bytes in one group, at most {PAYLOAD_BYTES_MAX}");
-    (HEADER_BYTES + payload_bytes + edits * DIRECTORY_ENTRY_BYTES).next_multiple_of(GROUP_ALIGNMENT)
+    (HEADER_BYTES + payload_bytes + entries.len() * DIRECTORY_ENTRY_BYTES).next_multiple_of(GROUP_ALIGNMENT)
 }
 
 /// Edit `number`, counted from 1.

@@ -7,8 +7,8 @@
 //! | a version or an entry kind of the future            | anything                | unsupported                  |
 //! | the file's first group                              | anything                | corrupt: it was complete     |
 //!
-//! The hard idea: whatever is wrong with the newest file, an older one is as good while it exists, because nothing is
-//! appended to the newer before the older is gone for certain.
+//! The hard idea: whatever is wrong with the newest file, an older one is as good while it exists, because nothing that
+//! only the newer says is acknowledged before the older is gone for certain.
 
 use std::{
     io,
@@ -25,8 +25,8 @@ const WINDOW_BYTES: u64 = 1 << 20;
 
 /// What a directory holds of a journal.
 pub(super) struct Found {
-    /// The highest sequence of any file, complete or not; 0 if there is none.
-    pub(super) sequence_max: u64,
+    /// All its files, complete or not.
+    pub(super) names: Vec<FileName>,
     /// What the newest usable file holds.
     pub(super) content: Option<Content>,
 }
@@ -41,29 +41,26 @@ pub(super) struct Content {
     pub(super) recovered: Recovered,
 }
 
-/// Finds and reads the newest usable file, and syncs it and its name: what a killed process left behind may not be on
-/// the disk yet.
+/// Finds and reads the newest usable file.
 pub(super) async fn recover<R: Runtime>(runtime: &R, dir: &Path, prefix: &str) -> Result<Found, OpenError> {
-    let mut names = list(runtime, dir, prefix).await?;
-    let sequence_max = names.iter().map(|name| name.sequence).max().unwrap_or(0);
-    names.retain(|name| name.complete);
-    names.sort_unstable();
+    let names = list(runtime, dir, prefix).await?;
+    let mut complete: Vec<_> = names.iter().filter(|name| name.complete).copied().collect();
+    complete.sort_unstable();
     let mut damage = None;
-    while let Some(name) = names.pop() {
+    while let Some(name) = complete.pop() {
         let path = dir.join(name.with_prefix(prefix));
         match read_file(runtime, &path, name.salt).await {
             Ok(content) => {
-                runtime.sync_dir(dir).await.map_err(|source| OpenError::Io { path: dir.to_path_buf(), source })?;
                 if let Some(damage) = damage {
-                    tracing::warn!("{damage}; {} holds the same and is used instead", path.display());
+                    tracing::warn!("{damage}; {} says all that was acknowledged and is used instead", path.display());
                 }
-                return Ok(Found { sequence_max, content: Some(content) });
+                return Ok(Found { names, content: Some(content) });
             }
             Err(error @ OpenError::Corrupt { .. }) => damage = damage.or(Some(error)),
             Err(error) => return Err(error),
         }
     }
-    damage.map_or(Ok(Found { sequence_max, content: None }), Err)
+    damage.map_or(Ok(Found { names, content: None }), Err)
 }
 
 async fn list<R: Runtime>(runtime: &R, dir: &Path, prefix: &str) -> Result<Vec<FileName>, OpenError> {
@@ -78,10 +75,7 @@ async fn read_file<R: Runtime>(runtime: &R, path: &Path, salt: u64) -> Result<Co
     let io_error = |source| OpenError::Io { path: path.to_path_buf(), source };
     let file = runtime.open(path, OpenMode::Read).await.map_err(io_error)?;
     let len = file.len().await.map_err(io_error)?;
-    let mut reader = Reader { file, path, len, salt, log_id: 0, window: None };
-    let content = reader.read_to_end().await?;
-    reader.file.sync().await.map_err(io_error)?;
-    Ok(content)
+    Reader { file, path, len, salt, log_id: 0, window: None }.read_to_end().await
 }
 
 /// Reads the groups of one file.
@@ -103,12 +97,12 @@ impl<F: File> Reader<'_, F> {
         let head = self.bytes(0, GROUP_ALIGNMENT as u64).await?;
         self.log_id = group::claimed_log_id(&head).unwrap_or_default();
         let first = self.group_at(0).await?.map_err(|error| self.corrupt(0, error))?;
-        let mut content = self.decode_snapshot(&self.parse(&first))?;
+        let mut content = self.decode_first(&self.parse(&first))?;
         let mut position = first.len() as u64;
         while position < self.len {
             match self.group_at(position).await? {
                 Ok(bytes) => {
-                    self.decode_edits(position, &self.parse(&bytes), &mut content)?;
+                    self.decode_next(position, &self.parse(&bytes), &mut content)?;
                     position += bytes.len() as u64;
                 }
                 Err(damage) => {
@@ -164,21 +158,24 @@ impl<F: File> Reader<'_, F> {
         Group::parse(bytes, self.log_id, self.salt).expect("group_at proved it")
     }
 
-    fn decode_snapshot(&self, group: &Group<'_>) -> Result<Content, OpenError> {
-        match &entries(group)[..] {
-            [(Entry { kind: EntryKind::Edit, base_offset: 0, next_offset: edit_next @ 1.., .. }, snapshot)] => {
-                Ok(Content {
-                    log_id: self.log_id,
-                    lsn: group.header.stamp.lsn,
-                    edit_next: *edit_next,
-                    recovered: Recovered { snapshot: snapshot.to_vec(), edits: Vec::new() },
-                })
-            }
-            _ => Err(self.corrupt(0, "a snapshot was expected")),
-        }
+    fn decode_first(&self, group: &Group<'_>) -> Result<Content, OpenError> {
+        let entries = entries(group);
+        let Some(((Entry { kind: EntryKind::Edit, base_offset: 0, next_offset, .. }, snapshot), edits)) =
+            entries.split_first()
+        else {
+            return Err(self.corrupt(0, "a snapshot was expected"));
+        };
+        let mut content = Content {
+            log_id: self.log_id,
+            lsn: group.header.stamp.lsn,
+            edit_next: *next_offset,
+            recovered: Recovered { snapshot: snapshot.to_vec(), edits: Vec::new() },
+        };
+        self.decode_edits(0, edits, &mut content)?;
+        Ok(content)
     }
 
-    fn decode_edits(&self, position: u64, group: &Group<'_>, content: &mut Content) -> Result<(), OpenError> {
+    fn decode_next(&self, position: u64, group: &Group<'_>, content: &mut Content) -> Result<(), OpenError> {
         let stamp = group.header.stamp;
         if stamp.previous_lsn != content.lsn {
             let problem =
@@ -186,7 +183,11 @@ impl<F: File> Reader<'_, F> {
             return Err(self.corrupt(position, problem));
         }
         content.lsn = stamp.lsn;
-        for (entry, payload) in entries(group) {
+        self.decode_edits(position, &entries(group), content)
+    }
+
+    fn decode_edits(&self, position: u64, entries: &[(Entry, &[u8])], content: &mut Content) -> Result<(), OpenError> {
+        for (entry, payload) in entries {
             match entry.kind {
                 EntryKind::Marker => {}
                 EntryKind::Edit

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   apply(edit) ──> queue ──> check against the state ──> journal, durable ──> state ──> answer
-//!                              one task, one edit at a time
+//!                              one task, one request at a time
 //! ```
 //!
 //! The one hard idea: the state that everyone sees changes only once the edit is durable, and edits have one order,
@@ -34,8 +34,8 @@ pub use state::{Clip, Cut, EpochStart, Evidence, Fate, Inconsistent, Partition, 
 /// Its files are called `manifest-…`.
 const PREFIX: &str = "manifest";
 
-/// Edits that wait for their turn; one more waits to queue.
-const QUEUE_EDITS: usize = 64;
+/// Requests that wait for their turn; further ones wait to queue.
+const QUEUE_REQUESTS: usize = 64;
 
 /// The manifest of one log. A clone is another handle.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ pub struct Manifest {
 }
 
 struct Request {
-    edit: Edit,
+    edits: Vec<Edit>,
     answer: flume::Sender<Result<(), WriteError>>,
 }
 
@@ -83,7 +83,8 @@ pub enum OpenError {
 
 impl Manifest {
     /// Reads the manifest of the log in `dir`. Writes nothing: the first edit does, and brings a new manifest into
-    /// being where there was none ([`Self::is_new`]).
+    /// being where there was none ([`Self::is_new`]). The state must not be acted upon before that edit: until then a
+    /// power cut may take back what a killed process wrote last.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -96,7 +97,7 @@ impl Manifest {
         };
         let next_segment = Rc::new(Cell::new(state.next_segment.0));
         let state = Rc::new(RefCell::new(state));
-        let (queue, requests) = flume::bounded(QUEUE_EDITS);
+        let (queue, requests) = flume::bounded(QUEUE_REQUESTS);
         let log_id = journal.log_id();
         drop(runtime.spawn(write(journal, Rc::clone(&state), requests)));
         Ok(Self { queue, state, log_id, is_new, next_segment })
@@ -126,9 +127,20 @@ impl Manifest {
     /// # Panics
     /// If the edit is [`Inconsistent`]: a bug of ours, which must not reach the disk.
     pub async fn apply(&self, edit: Edit) -> Result<(), WriteError> {
+        self.apply_all(vec![edit]).await
+    }
+
+    /// Makes edits durable and part of the state, as [`Self::apply`] does one: all together, with one sync.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    ///
+    /// # Panics
+    /// As [`Self::apply`].
+    pub async fn apply_all(&self, edits: Vec<Edit>) -> Result<(), WriteError> {
         let (answer, answered) = flume::bounded(1);
-        self.queue.send_async(Request { edit, answer }).await.expect("the writing task lives as long as a handle");
-        answered.recv_async().await.expect("the writing task answers every edit")
+        self.queue.send_async(Request { edits, answer }).await.expect("the writing task lives as long as a handle");
+        answered.recv_async().await.expect("the writing task answers every request")
     }
 
     /// Claims `count` segment numbers and makes the intent to write them durable. A flush or a merge reports it by
@@ -164,26 +176,54 @@ fn replay(recovered: Recovered, dir: &Path, edits: u64) -> Result<State, OpenErr
 
 /// Writes edits one after the other until the last handle is gone.
 async fn write<R: Runtime>(mut journal: Journal<R>, state: Rc<RefCell<State>>, requests: flume::Receiver<Request>) {
-    while let Ok(Request { edit, answer }) = requests.recv_async().await {
-        let result = write_edit(&mut journal, &state, edit).await;
+    while let Ok(Request { edits, answer }) = requests.recv_async().await {
+        let result = write_edits(&mut journal, &state, edits).await;
         // Whoever asked may have stopped waiting.
         let _ = answer.send(result);
     }
 }
 
-async fn write_edit<R: Runtime>(
+async fn write_edits<R: Runtime>(
     journal: &mut Journal<R>,
     state: &RefCell<State>,
-    edit: Edit,
+    edits: Vec<Edit>,
 ) -> Result<(), WriteError> {
-    if let Err(inconsistent) = state.borrow().check(&edit) {
-        panic!("{inconsistent}, in {edit:?}");
+    if edits.is_empty() {
+        return Ok(());
     }
-    if journal.is_replace_due() {
-        let snapshot = state.borrow().encode();
-        journal.replace(&snapshot).await?;
-    }
-    journal.append(&[edit.encode()]).await?;
-    state.borrow_mut().apply(edit).expect("the edit was checked against this state");
+    let encoded: Vec<_> = edits.iter().map(Edit::encode).collect();
+    let planned = Planned::new(&state.borrow(), edits);
+    journal.append(&encoded, || state.borrow().encode()).await?;
+    planned.carry_out(&mut state.borrow_mut());
     Ok(())
+}
+
+/// Edits that were found to fit, before they are written.
+enum Planned {
+    /// One, which is checked in place: no flush may cost a copy of the state.
+    Edit(Edit),
+    /// What several amount to.
+    State(State),
+}
+
+impl Planned {
+    fn new(state: &State, mut edits: Vec<Edit>) -> Self {
+        if edits.len() == 1 {
+            let edit = edits.remove(0);
+            state.check(&edit).unwrap_or_else(|error| panic!("{error}, in {edit:?}"));
+            return Self::Edit(edit);
+        }
+        let mut state = state.clone();
+        for edit in edits {
+            state.apply(edit).unwrap_or_else(|error| panic!("{error}, in one of several edits"));
+        }
+        Self::State(state)
+    }
+
+    fn carry_out(self, state: &mut State) {
+        match self {
+            Self::Edit(edit) => state.apply(edit).expect("it was checked against this state"),
+            Self::State(planned) => *state = planned,
+        }
+    }
 }
