@@ -196,7 +196,7 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Nothing was done, and the same call may succeed later.
+    /// Nothing was done, and the same call may succeed later. Of a consumer: the next call goes on behind what was told.
     Retriable,
     /// Nothing was done, and the same call will not succeed: something else has to change first.
     Fatal,

@@ -357,6 +357,10 @@ async fn records_and_batches_can_be_taken_in_turn() {
         producer.send("5").await.unwrap();
         producer.flush().await.unwrap();
         assert_eq!(text(&consumer.next().await.unwrap().unwrap()), "5");
+        consumer.seek("t", 0, SeekTo::Earliest).await.unwrap();
+        assert_eq!(receive(&mut consumer, 2).await, ["0", "1"]);
+        consumer.seek("t", 0, SeekTo::Offset(3)).await.unwrap();
+        assert_eq!(receive(&mut consumer, 2).await, ["3", "4"], "nothing is left of the batch before the seek");
     })
     .await;
 }
@@ -536,8 +540,12 @@ async fn a_change_without_an_answer_is_unknown() {
         let fake = Fake::start().await;
         let client = Client::builder().addresses(&fake.address).request_timeout(Duration::from_millis(300)).connect();
         let client = client.await.unwrap();
-        fake.state().silent = true;
+        fake.state().cut_after_create = true;
         let error = client.admin().create_topic(NewTopic::new("t")).await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+        assert_eq!(fake.state().requests["TopicCreate"], 1, "not asked for again");
+        fake.state().silent = true;
+        let error = client.admin().create_topic(NewTopic::new("u")).await.unwrap_err();
         assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
         let error = client.admin().list_topics().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Retriable, "a question may be asked again: {error}");

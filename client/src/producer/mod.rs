@@ -5,6 +5,7 @@
 //! (`queue`), travels in a produce request (`sender`), and its answer resolves the [`Delivery`] of each of its records.
 
 mod accumulator;
+mod answer;
 mod delivery;
 mod partitioner;
 mod queue;

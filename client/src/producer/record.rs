@@ -9,7 +9,7 @@ pub use wire::record::Header;
 ///
 /// let trace = [Header { key: b"trace", value: Some(b"1f") }];
 /// let record = ProducerRecord::value("signed in").key("user-7").headers(&trace);
-/// # assert_eq!(record, record.timestamp_ms(0).now());
+/// assert_eq!(record, ProducerRecord::from(("user-7", "signed in")).headers(&trace));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProducerRecord<'a> {
@@ -54,17 +54,10 @@ impl<'a> ProducerRecord<'a> {
         self
     }
 
-    /// The time of the record in milliseconds since 1970, instead of the time of sending.
+    /// The time of the record in milliseconds since 1970, instead of that of sending.
     #[inline]
     pub fn timestamp_ms(mut self, timestamp_ms: i64) -> Self {
         self.timestamp_ms = Some(timestamp_ms);
-        self
-    }
-
-    /// The time of the record is the time of sending, which is the default.
-    #[inline]
-    pub fn now(mut self) -> Self {
-        self.timestamp_ms = None;
         self
     }
 

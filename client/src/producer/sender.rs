@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -16,12 +17,13 @@ use tokio::{
     time::sleep_until,
 };
 use wire::{
+    ErrorCode,
     api::produce::{self, BatchRow},
-    frame::ResponseError,
 };
 
 use super::{
     accumulator::{Accumulator, Outgoing, Rejected, Ticket},
+    answer::attempts,
     delivery::{BatchOutcome, Decide, Delivered, Delivery},
     queue::{Attempt, Decided, Outcome},
     record::ProducerRecord,
@@ -160,7 +162,7 @@ impl Sender {
         let attention = state.needs_caretaker();
         drop(state);
         for (decide, result, buffer_bytes) in decided {
-            // A record whose sender does not wait is told all the same; nobody listens then.
+            // Nobody listens where every delivery of the batch was dropped; a failure is then told by the next flush.
             let _ = decide.send(result);
             self.room.add_permits(buffer_bytes);
         }
@@ -170,7 +172,7 @@ impl Sender {
     }
 
     fn submit(self: &Arc<Self>, state: &mut State, Outgoing { ticket, batches }: Outgoing, now: Instant) {
-        let row = |(&(index, _), bytes): (&(u32, u64), &bytes::Bytes)| BatchRow {
+        let row = |(&(index, _), bytes): (&(u32, u64), &Bytes)| BatchRow {
             partition: self.topic.partitions[index as usize].id,
             batch_bytes: bytes.len() as u32,
         };
@@ -189,7 +191,8 @@ impl Sender {
                 state.accumulator.set_connected(ticket.route, false);
                 Attempt::NotSent(why)
             }
-            Err(Refusal::NotTaken(error)) => Attempt::Refused { code: wire::ErrorCode::TooLarge, error },
+            // What this broker will never take is given up, and nothing else with it.
+            Err(Refusal::NotTaken(error)) => Attempt::Refused { code: ErrorCode::TooLarge, error },
         };
         let attempts = std::iter::repeat_n(attempt, ticket.batches.len());
         state.accumulator.complete(&ticket, attempts, now);
@@ -198,49 +201,12 @@ impl Sender {
     /// Runs on the connection's task.
     fn answered(sender: &Weak<Self>, ticket: &Ticket, answer: Result<Response, Failure>) {
         let Some(sender) = sender.upgrade() else { return };
-        let address = sender.address(ticket);
-        let attempts = sender.attempts(ticket, &address, answer);
-        let now = now();
         let mut state = sender.state.lock();
+        let address = state.routes.connection(ticket.route).address();
+        let attempts = attempts(&sender.topic.name, ticket, &address, answer);
+        let now = now();
         state.accumulator.complete(ticket, attempts, now);
         sender.take_turn(state, now);
-    }
-
-    /// One attempt for each batch of the ticket, whatever was answered.
-    fn attempts(&self, ticket: &Ticket, address: &Arc<str>, answer: Result<Response, Failure>) -> Vec<Attempt> {
-        let all = |attempt| vec![attempt; ticket.batches.len()];
-        let response = match answer {
-            Ok(response) => response,
-            Err(Failure { error, maybe_done: true }) => return all(Attempt::Unanswered(error)),
-            Err(Failure { error, maybe_done: false }) => return all(Attempt::NotSent(error)),
-        };
-        let protocol =
-            |reason: String| Attempt::Unanswered(Error::Protocol { address: address.clone(), reason: reason.into() });
-        match response.message::<produce::Response<'_>>() {
-            Ok(response) if response.results.len() == ticket.batches.len() => {
-                let batches = response.results.iter().zip(&ticket.batches);
-                batches.map(|(result, &(index, _))| self.attempt(index, address, result)).collect()
-            }
-            Ok(response) => {
-                let (found, expected) = (response.results.len(), ticket.batches.len());
-                all(protocol(format!("{expected} batches sent, {found} results answered")))
-            }
-            Err(ResponseError::Refused { error: code, reason }) => {
-                let error = Error::refused(format!("produce to {}", self.topic.name), address, code, &reason);
-                all(Attempt::Refused { code, error })
-            }
-            Err(ResponseError::Malformed(error)) => all(protocol(error.to_string())),
-        }
-    }
-
-    fn attempt(&self, index: u32, address: &Arc<str>, result: produce::BatchResult<'_>) -> Attempt {
-        if result.error.is_error() {
-            let operation = format!("produce to {}/{index}", self.topic.name);
-            let error = Error::refused(operation, address, result.error, result.reason);
-            return Attempt::Refused { code: result.error, error };
-        }
-        let produce::BatchResult { base_offset, durability, synced, .. } = result;
-        Attempt::Acked(super::delivery::Ack { base_offset, durability, synced })
     }
 
     fn tell(&self, state: &mut State, index: u32, decided: Decided) -> (Decide, Result<Delivered, Error>, usize) {
@@ -292,11 +258,6 @@ impl Sender {
                 partition_count: self.topic.partition_count(),
             },
         }
-    }
-
-    fn address(&self, ticket: &Ticket) -> Arc<str> {
-        let connection = self.state.lock().routes.connection(ticket.route).clone();
-        connection.address()
     }
 }
 

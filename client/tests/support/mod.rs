@@ -101,6 +101,8 @@ pub struct State {
     pub down: bool,
     /// While true, no request but Hello is answered.
     pub silent: bool,
+    /// While true, a topic is created and then the connection ends instead of the answer.
+    pub cut_after_create: bool,
     next_partition: u64,
     next_producer: i64,
 }
@@ -143,6 +145,7 @@ impl Fake {
             produced_over: Vec::new(),
             down: false,
             silent: false,
+            cut_after_create: false,
             next_partition: 100,
             next_producer: 1_000,
         };

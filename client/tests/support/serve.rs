@@ -105,6 +105,10 @@ impl Connection {
             let served = match request {
                 Request::Produce(request) => self.produce(header, request, &body).await,
                 Request::Fetch(request) => self.fetch(header, request),
+                Request::TopicCreate(_) if self.shared.state.lock().unwrap().cut_after_create => {
+                    self.answer(header, request);
+                    Served::Cut
+                }
                 request => Served::Answer(self.answer(header, request)),
             };
             match served {
@@ -189,7 +193,10 @@ impl Connection {
                 encode(header, &init_producer::Response { producer_id: state.next_producer, producer_epoch: 0 })
             }
             Request::ListOffsets(request) => list_offsets(header, &state, request),
-            Request::TopicCreate(request) => create(header, &mut state, request),
+            Request::TopicCreate(request) => {
+                state.count("TopicCreate");
+                create(header, &mut state, request)
+            }
             Request::TopicDelete(request) => match state.topics.remove(request.name) {
                 Some(topic) => {
                     state.logs.retain(|id, _| !topic.partitions.contains(id));
