@@ -204,7 +204,7 @@ impl<T> Core<T> {
         now: Instant,
     ) -> Result<usize, CoreError> {
         loop {
-            let frame_bytes_max = self.peer.map_or(FRAME_BYTES_MAX, |peer| peer.frame_bytes_max);
+            let frame_bytes_max = self.peer.map_or(hello::FRAME_BYTES_MAX_BEFORE, |peer| peer.frame_bytes_max);
             let (header, frame_bytes) = match Frame::<ResponseHeader>::decode(received, frame_bytes_max)? {
                 Decoded::NeedMore { bytes } => return Ok(bytes),
                 Decoded::Frame(frame) => (frame.header, frame.frame_bytes()),
@@ -550,6 +550,16 @@ mod tests {
         let mut giant = answer(1);
         giant[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         check(giant, |error| matches!(error, CoreError::Corrupt(Corrupt::TooLarge { .. })));
+    }
+
+    #[test]
+    fn nothing_large_is_taken_from_a_stranger() {
+        let mut pair = Pair::new();
+        pair.sent();
+        let mut large = answer(0);
+        large[..4].copy_from_slice(&(hello::FRAME_BYTES_MAX_BEFORE as u32).to_le_bytes());
+        let error = pair.receive(large).unwrap_err();
+        assert!(matches!(error, CoreError::Corrupt(Corrupt::TooLarge { frame_bytes_max: 16_384, .. })), "{error}");
     }
 
     #[test]
