@@ -37,7 +37,7 @@ pub(crate) type ProduceOutcome = Result<Produced, ProduceError>;
 impl Placed {
     /// Whether the ack may go out once `synced` is: it covers the batch, or the partition does not ask for that.
     pub(crate) fn is_covered_by(&self, synced: Synced) -> bool {
-        self.appended.lsn <= synced.lsn() || !self.appended.needs_sync()
+        self.appended.lsn() <= synced.lsn() || !self.appended.needs_sync()
     }
 
     /// The ack, or [`ProduceError::TimedOut`] where it would be too early.
@@ -45,7 +45,7 @@ impl Placed {
         if !self.is_covered_by(synced) {
             return Err(ProduceError::TimedOut);
         }
-        let (lsn, log_start_offset) = (self.appended.lsn, self.log_start_offset);
+        let (lsn, log_start_offset) = (self.appended.lsn(), self.log_start_offset);
         let acked = match self.appended.acknowledge_unsynced() {
             Ok(acked) => acked,
             Err(appended) => appended.acknowledge(synced),

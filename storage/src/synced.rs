@@ -2,7 +2,8 @@
 //!
 //! An append answers with [`Appended`], which is no ack. It becomes [`Acked`], the only thing a produce response is
 //! made from, in one of two ways: with a [`Synced`] token that covers it, minted by nothing but the completion of a
-//! sync; or, on a partition whose level is `memory`, without one. Neither type can be made outside this crate.
+//! sync; or, on a partition whose level is `memory`, without one. None of the three can be made or changed outside this
+//! crate, which `tests/ack_after_sync.rs` proves.
 
 use wire::Durability;
 
@@ -33,14 +34,10 @@ impl Synced {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an append that is never acknowledged leaves its producer waiting"]
 pub struct Appended {
-    /// Offset of its first record.
-    pub base_offset: u64,
-    /// Offset behind its last record.
-    pub next_offset: u64,
-    /// The sync group that carries it.
-    pub lsn: Lsn,
-    /// Whether the log held the batch already: the producer repeated itself.
-    pub duplicate: bool,
+    pub(crate) base_offset: u64,
+    pub(crate) next_offset: u64,
+    pub(crate) lsn: Lsn,
+    pub(crate) duplicate: bool,
     pub(crate) log_id: u128,
     pub(crate) durability: Durability,
     pub(crate) needs_sync: bool,
@@ -54,6 +51,26 @@ pub struct Acked {
 }
 
 impl Appended {
+    /// Offset of its first record.
+    pub fn base_offset(&self) -> u64 {
+        self.base_offset
+    }
+
+    /// Offset behind its last record.
+    pub fn next_offset(&self) -> u64 {
+        self.next_offset
+    }
+
+    /// The sync group that carries it.
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// Whether the log held the batch already: the producer repeated itself.
+    pub fn is_duplicate(&self) -> bool {
+        self.duplicate
+    }
+
     /// Whether the ack has to wait for the sync of [`Self::lsn`]: always on a `durable` partition, and on a `memory`
     /// one while the offsets given out are not covered by a synced reservation.
     pub fn needs_sync(&self) -> bool {

@@ -64,7 +64,8 @@ fn live(seed: u64) -> (Report, u64) {
         let crash = if simulation.rng().one_in(3) { Crash::Kill } else { Crash::PowerCut };
         let disk = simulation.disk(node);
         // Some of these are so near that recovery itself is cut short.
-        let ahead = if simulation.rng().one_in(4) { 1 + simulation.rng().below(40) } else { simulation.rng().within(20..900) };
+        let ahead =
+            if simulation.rng().one_in(4) { 1 + simulation.rng().below(40) } else { simulation.rng().within(20..900) };
         disk.crash_at_step(disk.steps() + ahead, crash);
         let kind = match crash {
             Crash::Kill => "kill",
@@ -177,11 +178,12 @@ impl Cast {
             let first = under_way.first.to_u64();
             let values: Vec<u64> = (first..first + under_way.count).collect();
             let bytes = support::batch(&values, producer);
-            let appended = partition.append(&Batch::parse_one(&bytes).expect("just built"), 1).expect("it is in sequence");
+            let appended =
+                partition.append(&Batch::parse_one(&bytes).expect("just built"), 1).expect("it is in sequence");
             let acked = match appended.acknowledge_unsynced() {
                 Ok(acked) => acked,
                 Err(appended) => {
-                    let synced = log.synced(appended.lsn).await.expect("the disk works or crashes");
+                    let synced = log.synced(appended.lsn()).await.expect("the disk works or crashes");
                     appended.acknowledge(synced)
                 }
             };

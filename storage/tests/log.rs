@@ -104,9 +104,8 @@ fn a_duplicate_gets_the_offset_of_the_first_across_flush_and_restart() {
                 for sequence in [0, 2, 4] {
                     let bytes = numbered(sequence);
                     let appended = partition.append(&Batch::parse_one(&bytes).unwrap(), 1).unwrap();
-                    assert!(!appended.duplicate);
-                    let _ = appended.lsn;
-                    let synced = log.synced(appended.lsn).await.unwrap();
+                    assert!(!appended.is_duplicate());
+                    let synced = log.synced(appended.lsn()).await.unwrap();
                     let _ = appended.acknowledge(synced);
                 }
                 if crash.is_none() {
@@ -123,9 +122,9 @@ fn a_duplicate_gets_the_offset_of_the_first_across_flush_and_restart() {
                 let partition = durable(&log, 1);
                 let again = numbered(2);
                 let appended = partition.append(&Batch::parse_one(&again).unwrap(), 2).unwrap();
-                assert!(appended.duplicate);
-                assert_eq!((appended.base_offset, appended.next_offset), (2, 4));
-                let synced = log.synced(appended.lsn).await.unwrap();
+                assert!(appended.is_duplicate());
+                assert_eq!((appended.base_offset(), appended.next_offset()), (2, 4));
+                let synced = log.synced(appended.lsn()).await.unwrap();
                 assert_eq!(appended.acknowledge(synced).base_offset(), 2);
                 let skipped = numbered(8);
                 let refused = partition.append(&Batch::parse_one(&skipped).unwrap(), 2);

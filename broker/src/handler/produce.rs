@@ -212,7 +212,7 @@ fn send<R: Runtime>(shard: &Shard<R>, there: u16, bundle: Bundle) -> Option<mesh
 /// The sync group that the last of these waits for; 0 if none waits.
 fn last_lsn<'a>(outcomes: impl Iterator<Item = &'a Result<Placed, ProduceError>>) -> Lsn {
     let placed = outcomes.flatten().filter(|placed| placed.appended.needs_sync());
-    placed.map(|placed| placed.appended.lsn).max().unwrap_or(0)
+    placed.map(|placed| placed.appended.lsn()).max().unwrap_or(0)
 }
 
 /// How far the log is synced once it is so up to `lsn`, or at `deadline`.

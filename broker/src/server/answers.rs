@@ -66,7 +66,7 @@ impl Answers {
         if let Ok(placed) = &outcome
             && placed.appended.needs_sync()
         {
-            self.open_lsn = self.open_lsn.max(placed.appended.lsn);
+            self.open_lsn = self.open_lsn.max(placed.appended.lsn());
         }
         self.outcomes.push_back((partition, outcome));
         self.open += 1;

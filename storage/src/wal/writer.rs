@@ -90,6 +90,10 @@ impl<R: Runtime> Wal<R> {
         file.clear_of_zeros(position..position + bytes).await;
         let written = file.file.write_durable(group.bytes, position).await;
         written.map_err(|error| LogFailed::new("writing a sync group to", &file.path, error))?;
+        if let Some(failed) = self.failure() {
+            // Zeros for the same file, or whatever else the log cannot do without: from then on nothing is acknowledged.
+            return Err(failed);
+        }
 
         self.memtables.borrow_mut().active_mut().pack(number, entries_end, || self.rt.block(0));
         self.synced.set(lsn);

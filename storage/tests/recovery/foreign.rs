@@ -16,7 +16,9 @@ use crate::{
 /// Changes a group into one that only a later program understands.
 type Modernize = fn(&GroupOnDisk, &mut [u8]);
 
-const LATER: [(&str, Modernize, fn(&GroupError) -> bool); 2] = [
+type Expected = fn(&GroupError) -> bool;
+
+const LATER: [(&str, Modernize, Expected); 2] = [
     ("version", |_, bytes| bytes[4] = 2, |error| matches!(error, GroupError::UnknownVersion { version: 2 })),
     (
         "entry kind",
@@ -111,7 +113,7 @@ fn a_producers_bytes_never_pose_as_a_group() {
             let stamp = Stamp { salt, lsn: last.lsn() + 3, previous_lsn: last.lsn() + 1, ..last.header.stamp };
             let bytes = batch_with_page(&forged(&rt, stamp, 4));
             let appended = partition.append(&Batch::parse_one(&bytes).unwrap(), 1).unwrap();
-            let synced = log.synced(appended.lsn).await.unwrap();
+            let synced = log.synced(appended.lsn()).await.unwrap();
             let _ = appended.acknowledge(synced);
         });
         let carrier = story.group_of(1, 4);

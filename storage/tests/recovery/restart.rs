@@ -81,7 +81,7 @@ fn a_start_short_of_wal_files_makes_another_and_removes_it_later() {
                 let bytes = batch(&(0..55).collect::<Vec<_>>(), Producer::NONE);
                 loop {
                     log.admit().await;
-                    let _ = durable(&log, 1).append(&Batch::parse_one(&bytes).unwrap(), 1).unwrap().lsn;
+                    let _ = durable(&log, 1).append(&Batch::parse_one(&bytes).unwrap(), 1).unwrap().lsn();
                 }
             }
         });
@@ -177,7 +177,7 @@ fn producers_go_on_behind_what_was_lost() {
                     let bytes = numbered(sequence);
                     let appended = partition.append(&Batch::parse_one(&bytes).unwrap(), 1).unwrap();
                     if sequence == 0 {
-                        log.synced(appended.lsn).await.unwrap();
+                        log.synced(appended.lsn()).await.unwrap();
                     }
                 }
             });
@@ -188,7 +188,7 @@ fn producers_go_on_behind_what_was_lost() {
                 let bytes = numbered(sequence);
                 let appended = memory(&log, 1).append(&Batch::parse_one(&bytes).unwrap(), 1);
                 let appended = appended.unwrap_or_else(|error| panic!("{lives_between} lives between: {error}"));
-                assert!(!appended.duplicate);
+                assert!(!appended.is_duplicate());
             });
         }
     }

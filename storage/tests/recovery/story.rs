@@ -213,7 +213,7 @@ pub(crate) async fn append_together(log: &Log<SimRuntime>, to: &[(u64, u64)]) {
         durable(log, id).append(&Batch::parse_one(&bytes).expect("just built"), 1).expect("it is taken")
     };
     for appended in to.iter().map(append).collect::<Vec<_>>() {
-        let synced = log.synced(appended.lsn).await.expect("the disk works");
+        let synced = log.synced(appended.lsn()).await.expect("the disk works");
         let _ = appended.acknowledge(synced);
     }
 }

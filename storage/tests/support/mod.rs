@@ -72,7 +72,7 @@ pub(crate) async fn append_acked(log: &Log<SimRuntime>, partition: &Partition<Si
     if !appended.needs_sync() {
         return appended.acknowledge_unsynced().expect("no sync is needed").base_offset();
     }
-    let synced = log.synced(appended.lsn).await.expect("the disk works");
+    let synced = log.synced(appended.lsn()).await.expect("the disk works");
     appended.acknowledge(synced).base_offset()
 }
 
