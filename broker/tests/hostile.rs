@@ -288,6 +288,7 @@ fn read_to_end(stream: &mut TcpStream) -> usize {
         match stream.read(&mut buffer) {
             Ok(0) => return bytes,
             Ok(len) => bytes += len,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => {
                 let reset = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::BrokenPipe];
                 assert!(reset.contains(&error.kind()), "the broker neither answers nor closes: {error}");

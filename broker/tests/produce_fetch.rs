@@ -1,5 +1,7 @@
 //! What clients of a broker may rely on, one promise a test, on the real runtime over loopback.
 
+#![allow(clippy::disallowed_methods, reason = "clients are threads of their own")]
+
 mod peer;
 
 use std::{

@@ -1,5 +1,7 @@
 //! What survives a stop, and which starts are refused.
 
+#![allow(clippy::disallowed_methods, reason = "clients are threads of their own")]
+
 mod peer;
 
 use std::{thread, time::Duration};

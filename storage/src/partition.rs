@@ -438,18 +438,18 @@ impl<R: Runtime> Partition<R> {
         }
         let base_offset = state.log_end.get();
         let next_offset = base_offset + u64::from(header.last_offset_delta.cast_unsigned()) + 1;
-        if header.producer != Producer::NONE {
-            if let Verdict::Duplicate { base_offset, lsn } = self.check_sequence(header)? {
-                return Ok(Place::Duplicate(Appended {
-                    base_offset,
-                    next_offset: base_offset + u64::from(header.last_offset_delta.cast_unsigned()) + 1,
-                    lsn,
-                    duplicate: true,
-                    log_id: self.log.id,
-                    durability: state.durability.get(),
-                    needs_sync: true,
-                }));
-            }
+        if header.producer != Producer::NONE
+            && let Verdict::Duplicate { base_offset, lsn } = self.check_sequence(header)?
+        {
+            return Ok(Place::Duplicate(Appended {
+                base_offset,
+                next_offset: base_offset + u64::from(header.last_offset_delta.cast_unsigned()) + 1,
+                lsn,
+                duplicate: true,
+                log_id: self.log.id,
+                durability: state.durability.get(),
+                needs_sync: true,
+            }));
         }
         Ok(Place::At(Entry { kind: EntryKind::Batch, partition: state.id, leader_epoch, base_offset, next_offset }))
     }
@@ -552,7 +552,8 @@ impl<R: Runtime> Partition<R> {
             match self.read_first(&segments, bytes_max).await {
                 // A merge replaced a segment before it was opened: its batches are in another one now.
                 Err(SegmentError::Io { source, .. })
-                    if source.kind() == std::io::ErrorKind::NotFound && segments != self.live_segments(from..self.read_end(from)) => {}
+                    if source.kind() == std::io::ErrorKind::NotFound
+                        && segments != self.live_segments(from..self.read_end(from)) => {}
                 read => return Ok(read?),
             }
         }

@@ -58,7 +58,8 @@ struct Ledger {
 async fn work(runtime: SimRuntime, ledger: Rc<RefCell<Ledger>>, groups: u64) {
     let (mut journal, recovered) =
         Journal::open(runtime.clone(), DIR.into(), PREFIX).await.expect("no damage, no refusal");
-    check_older_files(&runtime, &recovered, ledger.borrow().acked).await;
+    let acked = ledger.borrow().acked;
+    check_older_files(&runtime, &recovered, acked).await;
     let mut state = State::replay(recovered);
     assert_eq!(journal.edits(), state.last);
     {

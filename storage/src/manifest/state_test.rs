@@ -256,7 +256,7 @@ fn leader_epochs_are_where_they_began() {
     let flushes = [begin(&[(1, 0), (3, 40)], 50), begin(&[(3, 50), (4, 80)], 90)];
     check(&flushes, &[(1, 0), (3, 40), (4, 80)]);
     let clip = Edit::Clip { partition: P, next_offset: 60 };
-    check(&[&flushes[..], &[clip.clone()]].concat(), &[(1, 0), (3, 40)]);
+    check(&[&flushes[..], std::slice::from_ref(&clip)].concat(), &[(1, 0), (3, 40)]);
     check(&[&flushes[..], &[clip, begin(&[(5, 60)], 70)]].concat(), &[(1, 0), (3, 40), (5, 60)]);
     // What replaces a suffix that a crash took, in a later epoch.
     check(&[&flushes[..], &[begin(&[(6, 45)], 70)]].concat(), &[(1, 0), (3, 40), (6, 45)]);

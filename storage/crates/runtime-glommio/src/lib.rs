@@ -35,6 +35,7 @@ mod block;
 mod clock;
 mod dir;
 mod file;
+mod memory;
 mod net;
 mod pool;
 mod probe;
@@ -50,6 +51,7 @@ pub use crate::{
     block::{Block, Frozen},
     dir::DirLock,
     file::File,
+    memory::memory_bytes,
     net::{Listener, Socket, Stream},
     pool::BlockStats,
     process::{Signal, Signals, prepare_process},

@@ -1,3 +1,5 @@
+//! Blocks: exclusive, then shared, then back in the pool.
+
 use runtime::{BLOCK_ALIGNMENT, Block as _, Frozen as _, Runtime as _};
 use runtime_glommio::{BLOCK_BYTES, BlockStats, GlommioRuntime};
 

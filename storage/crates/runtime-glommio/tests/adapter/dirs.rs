@@ -1,3 +1,5 @@
+//! Directories: created, listed, synced, locked.
+
 use std::{io::ErrorKind, os::unix::fs::PermissionsExt as _, path::Path};
 
 use runtime::{DirEntry, Runtime as _};

@@ -1,3 +1,5 @@
+//! Files: what is written is read, and what the seam promises about durability holds.
+
 use std::{
     io::ErrorKind,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},

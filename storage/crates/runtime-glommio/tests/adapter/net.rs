@@ -1,3 +1,5 @@
+//! Sockets: one reads while another writes, and connections move between shards.
+
 use std::{io::ErrorKind, net::SocketAddr, sync::Mutex, time::Duration};
 
 use futures_lite::future;

@@ -1,3 +1,5 @@
+//! Shards: started, pinned, woken, ended.
+
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, sync::Mutex, time::Duration};
 
 use futures_lite::future;

@@ -1,3 +1,5 @@
+//! The watchdog: a shard that sleeps on work is woken.
+
 use std::{
     process::{Command, Stdio},
     sync::Mutex,

@@ -1,0 +1,295 @@
+//! `streambus topic`: create, list, describe and delete topics.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, IsTerminal, Write},
+};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use streambus::{Admin, NewTopic, TopicDescription, TopicSummary};
+
+use crate::{
+    connect::Brokers,
+    failure::Failure,
+    output::{Format, Output, table},
+};
+
+/// Create, list, describe and delete topics
+#[derive(Debug, Args)]
+pub(crate) struct Topic {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(Create),
+    List(List),
+    Describe(Describe),
+    Delete(Delete),
+}
+
+/// Create a topic
+#[derive(Debug, Args)]
+struct Create {
+    /// 1 to 249 of A-Z, a-z, 0-9, dot, underscore and hyphen
+    name: String,
+
+    /// Number of partitions
+    #[arg(short, long, default_value = "1", value_name = "N")]
+    partitions: u32,
+
+    /// A setting that differs from its default, such as streambus.durability=memory; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
+    settings: Vec<(String, String)>,
+
+    #[command(flatten)]
+    brokers: Brokers,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// List all topics
+#[derive(Debug, Args)]
+struct List {
+    #[command(flatten)]
+    brokers: Brokers,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Show a topic with its settings and partitions
+#[derive(Debug, Args)]
+struct Describe {
+    /// The topic
+    name: String,
+
+    #[command(flatten)]
+    brokers: Brokers,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Delete a topic and all its records, for good
+#[derive(Debug, Args)]
+struct Delete {
+    /// The topic
+    name: String,
+
+    /// Do not ask; needed where nobody can answer
+    #[arg(short, long)]
+    yes: bool,
+
+    /// Only say what would be deleted
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    brokers: Brokers,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Topic {
+    pub(crate) fn format(&self) -> Format {
+        let output = match &self.verb {
+            Verb::Create(create) => create.output,
+            Verb::List(list) => list.output,
+            Verb::Describe(describe) => describe.output,
+            Verb::Delete(delete) => delete.output,
+        };
+        output.format
+    }
+
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        match self.verb {
+            Verb::Create(create) => create.run().await,
+            Verb::List(list) => list.run().await,
+            Verb::Describe(describe) => describe.run().await,
+            Verb::Delete(delete) => delete.run().await,
+        }
+    }
+}
+
+impl Create {
+    async fn run(self) -> Result<(), Failure> {
+        let new = NewTopic::new(&self.name).partitions(self.partitions);
+        let new = self.settings.iter().fold(new, |new, (key, value)| new.setting(key, value));
+        let admin = self.brokers.connect().await?.admin();
+        admin.create_topic(new).await?;
+        let created = Shown::from(&admin.describe_topic(&self.name).await?);
+        let text = || format!("topic {} created: {} partitions, {}", created.name, self.partitions, created.durability);
+        self.output.print(text, &created)
+    }
+}
+
+impl List {
+    async fn run(self) -> Result<(), Failure> {
+        let topics = self.brokers.connect().await?.admin().list_topics().await?;
+        let listed: Vec<_> = topics.iter().map(Listed::from).collect();
+        let row =
+            |topic: &Listed<'_>| vec![topic.name.to_owned(), topic.durability.to_owned(), topic.partitions.to_string()];
+        self.output.print(|| table(&["NAME", "DURABILITY", "PARTITIONS"], 1, listed.iter().map(row)), &listed)
+    }
+}
+
+impl Describe {
+    async fn run(self) -> Result<(), Failure> {
+        let topic = self.brokers.connect().await?.admin().describe_topic(&self.name).await?;
+        let shown = Shown::from(&topic);
+        self.output.print(|| shown.text(), &shown)
+    }
+}
+
+impl Delete {
+    async fn run(self) -> Result<(), Failure> {
+        let admin = self.brokers.connect().await?.admin();
+        let topic = Shown::from(&admin.describe_topic(&self.name).await?);
+        let what = format!("topic {}: {} partitions, {} records", topic.name, topic.partitions.len(), topic.records());
+        if self.dry_run {
+            return self.output.print(|| format!("would delete {what}"), &topic);
+        }
+        if !self.yes {
+            confirm(&format!("delete {what}, for good?"))?;
+        }
+        self.delete(&admin, &topic, &what).await
+    }
+
+    async fn delete(&self, admin: &Admin, topic: &Shown, what: &str) -> Result<(), Failure> {
+        admin.delete_topic(&self.name).await?;
+        self.output.print(|| format!("deleted {what}"), topic)
+    }
+}
+
+/// Asks a person. Where there is none, `--yes` has to say it.
+fn confirm(question: &str) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("nobody is there to confirm; add --yes, or look first with --dry-run"));
+    }
+    eprint!("{question} [y/N] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::failed("not confirmed, not deleted")) }
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("it is not KEY=VALUE".to_owned()),
+    }
+}
+
+/// A topic in one line.
+#[derive(Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    id: String,
+    durability: &'static str,
+    partitions: u32,
+}
+
+impl<'a> From<&'a TopicSummary> for Listed<'a> {
+    fn from(topic: &'a TopicSummary) -> Self {
+        Self {
+            name: &topic.name,
+            id: format!("{:032x}", topic.id.0),
+            durability: topic.durability.name(),
+            partitions: topic.partition_count,
+        }
+    }
+}
+
+/// A topic in full.
+#[derive(Serialize)]
+struct Shown {
+    name: String,
+    id: String,
+    durability: &'static str,
+    settings: BTreeMap<String, String>,
+    partitions: Vec<ShownPartition>,
+}
+
+#[derive(Serialize)]
+struct ShownPartition {
+    partition: u32,
+    id: u64,
+    error: Option<&'static str>,
+    leader_node: u32,
+    leader_epoch: u32,
+    shard: u16,
+    log_start_offset: u64,
+    high_watermark: u64,
+    log_end_offset: u64,
+    bytes: u64,
+}
+
+impl From<&TopicDescription> for Shown {
+    fn from(topic: &TopicDescription) -> Self {
+        let partition = |partition: &streambus::PartitionDescription| ShownPartition {
+            partition: partition.partition,
+            id: partition.id.0,
+            error: partition.error.is_error().then(|| partition.error.name()),
+            leader_node: partition.leader_node,
+            leader_epoch: partition.leader_epoch,
+            shard: partition.shard,
+            log_start_offset: partition.log_start_offset,
+            high_watermark: partition.high_watermark,
+            log_end_offset: partition.log_end_offset,
+            bytes: partition.bytes,
+        };
+        Self {
+            name: topic.name.clone(),
+            id: format!("{:032x}", topic.id.0),
+            durability: topic.durability.name(),
+            settings: topic.settings.clone(),
+            partitions: topic.partitions.iter().map(partition).collect(),
+        }
+    }
+}
+
+impl Shown {
+    fn records(&self) -> u64 {
+        self.partitions.iter().map(|partition| partition.high_watermark - partition.log_start_offset).sum()
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("name        {}\nid          {}\ndurability  {}\n", self.name, self.id, self.durability);
+        for (key, value) in &self.settings {
+            text += &format!("setting     {key}={value}\n");
+        }
+        let head = ["PARTITION", "STATE", "LEADER", "SHARD", "EPOCH", "START", "HIGH WATERMARK", "END", "BYTES"];
+        let row = |partition: &ShownPartition| {
+            let numbers = [
+                u64::from(partition.leader_node),
+                partition.shard.into(),
+                partition.leader_epoch.into(),
+                partition.log_start_offset,
+                partition.high_watermark,
+                partition.log_end_offset,
+                partition.bytes,
+            ];
+            let texts = [partition.partition.to_string(), partition.error.unwrap_or("ok").to_owned()];
+            texts.into_iter().chain(numbers.iter().map(u64::to_string)).collect()
+        };
+        text + "\n" + &table(&head, 7, self.partitions.iter().map(row))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_cut_at_the_first_equals_sign() {
+        assert_eq!(parse_setting("a.b=c=d"), Ok(("a.b".to_owned(), "c=d".to_owned())));
+        assert_eq!(parse_setting("a="), Ok(("a".to_owned(), String::new())));
+        assert!(parse_setting("a").is_err());
+        assert!(parse_setting("=b").is_err());
+    }
+}
