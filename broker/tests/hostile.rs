@@ -115,6 +115,29 @@ fn lengths_and_counts_of_giants() {
 }
 
 #[test]
+fn large_batches_cut_short_give_their_memory_back() {
+    let scene = Scene::begin(&[]);
+    let mut whole = Vec::new();
+    let batch = batch(&[&[7; 900_000]]);
+    let rows = [produce::BatchRow { partition: scene.partition, batch_bytes: batch.len() as u32 }];
+    let head = produce::RequestHead { timeout_ms: 0, batches: List::from(&rows) };
+    frame::encode(&mut whole, 1, 0, &head, 16 << 20).unwrap();
+    whole.extend_from_slice(&batch);
+    for cut in 0..100 {
+        let mut attacker = scene.connect();
+        attacker.write_all(&[&preface()[..], &hello(), &whole[..200_000 + cut * 7_000]].concat()).unwrap();
+        attacker.shutdown(std::net::Shutdown::Write).unwrap();
+        read_to_end(&mut attacker);
+    }
+    let mut peer = Peer::connect(scene.address());
+    let until = Instant::now() + TIMEOUT;
+    while peer.counter("connection_memory_bytes") > 0 {
+        assert!(Instant::now() < until, "{} bytes are held for nobody", peer.counter("connection_memory_bytes"));
+    }
+    scene.end();
+}
+
+#[test]
 fn other_protocols_on_the_port() {
     let scene = Scene::begin(&[]);
     for first in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01", b"\0\0\0\x24\0\x12\0\x03rest"] {

@@ -45,7 +45,7 @@ pub(crate) async fn fetch<R: Runtime>(
     wait(shard, request, answer, ended).await
 }
 
-/// Reads again each time there is more, until it is enough.
+/// Reads again each time there is more, until it is enough. Holds no batches while it waits.
 async fn wait<R: Runtime>(
     shard: Rc<Shard<R>>,
     request: FetchRequest,
@@ -59,20 +59,29 @@ async fn wait<R: Runtime>(
         Box::pin(ended),
     ]));
     loop {
+        let bytes_before = bytes_of(&answer);
+        let offsets = next_offsets(&request, &answer);
+        drop(answer);
         let is_over = async {
             over.as_mut().await;
             None
         };
-        if future::or(more_than(&shard, &request, &answer), is_over).await.is_none() {
-            return answer;
-        }
-        let bytes_before = bytes_of(&answer);
+        let is_more = future::or(more_than(&shard, offsets), is_over).await.is_some();
         answer = read(&shard, &request).await;
         // Woken without more to read: the log has failed, and nothing will ever change.
-        if is_enough(&request, &answer) || bytes_of(&answer) <= bytes_before {
+        if !is_more || is_enough(&request, &answer) || bytes_of(&answer) <= bytes_before {
             return answer;
         }
     }
+}
+
+/// Where each partition of a request goes on behind what was read.
+fn next_offsets<S>(request: &FetchRequest, answer: &[Fetched<S>]) -> Vec<(PartitionId, u64)> {
+    let next = |(position, fetched): (&Position, &Fetched<S>)| {
+        let offset = fetched.batches.as_ref().map_or(position.offset, |batches| batches.next_offset);
+        (position.partition, offset)
+    };
+    request.positions.iter().zip(answer).map(next).collect()
 }
 
 fn bytes_of<S>(answer: &[Fetched<S>]) -> usize {
@@ -182,15 +191,14 @@ pub(crate) async fn read_for_other<R: Runtime>(
     let _ = reply.try_send(fetched);
 }
 
-/// Waits for something to read behind what `answer` holds; `None` if another shard cannot say.
-async fn more_than<R: Runtime>(shard: &Rc<Shard<R>>, request: &FetchRequest, answer: &FetchAnswer<R>) -> Option<()> {
+/// Waits for something to read at any of these offsets or behind it; `None` if another shard cannot say.
+async fn more_than<R: Runtime>(shard: &Rc<Shard<R>>, offsets: Vec<(PartitionId, u64)>) -> Option<()> {
     let mut here = Vec::new();
     let mut there: BTreeMap<u16, Vec<(PartitionId, u64)>> = BTreeMap::new();
-    for (position, fetched) in request.positions.iter().zip(answer) {
-        let offset = fetched.batches.as_ref().map_or(position.offset, |batches| batches.next_offset);
-        match shard.shard_of(position.partition) {
-            Some(other) if other != shard.index => there.entry(other).or_default().push((position.partition, offset)),
-            _ => here.extend(shard.partition(position.partition).map(|partition| (partition, offset))),
+    for (id, offset) in offsets {
+        match shard.shard_of(id) {
+            Some(other) if other != shard.index => there.entry(other).or_default().push((id, offset)),
+            _ => here.extend(shard.partition(id).map(|partition| (partition, offset))),
         }
     }
     let mut waits: Vec<Pin<Box<dyn Future<Output = Option<()>>>>> = Vec::new();

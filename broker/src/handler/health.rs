@@ -41,8 +41,11 @@ pub(crate) async fn health<R: Runtime>(shard: &Rc<Shard<R>>) -> Vec<ShardHealth>
 /// How this shard is.
 pub(crate) fn of_shard<R: Runtime>(shard: &Shard<R>) -> ShardHealth {
     let quarantined = shard.log.quarantined().len();
+    let refused = shard.partitions().values().filter(|partition| partition.status().is_refused).count();
     let (state, reason) = if shard.is_stopping() {
         (State::Stopping, "it finishes what is under way and closes".to_owned())
+    } else if refused > 0 {
+        (State::Degraded, format!("the log is damaged: {refused} partitions take and give nothing behind the damage"))
     } else if quarantined > 0 {
         (
             State::Degraded,

@@ -14,6 +14,7 @@ use wire::PartitionId;
 use super::error::ProduceError;
 use crate::{
     metrics::Metric,
+    partition::Append,
     request::{Placed, ProduceOutcome},
     shard::{
         Shard,
@@ -78,12 +79,34 @@ pub(crate) fn append<R: Runtime>(
         Some(partition) => partition.append(batch, shard.limits().batch_bytes_max),
         None => Err(ProduceError::UnknownPartition),
     };
+    counted(shard, batch.len(), appended)
+}
+
+/// The same for a batch that was received into a block of the log's.
+pub(crate) fn append_block<R: Runtime>(
+    shard: &Shard<R>,
+    partition: PartitionId,
+    block: R::Block,
+    batch_bytes: usize,
+) -> Result<Placed, ProduceError> {
+    let appended = match shard.partition(partition) {
+        Some(partition) => partition.append_block(block, batch_bytes),
+        None => Err(ProduceError::UnknownPartition),
+    };
+    counted(shard, batch_bytes, appended)
+}
+
+fn counted<R: Runtime>(
+    shard: &Shard<R>,
+    batch_bytes: usize,
+    appended: Result<Append, ProduceError>,
+) -> Result<Placed, ProduceError> {
     let metrics = &shard.metrics;
     match appended {
         Ok(appended) => {
             metrics.count(Metric::ProduceBatches);
             metrics.add(Metric::ProduceRecords, appended.record_count.into());
-            metrics.add(Metric::ProduceBytes, batch.len() as u64);
+            metrics.add(Metric::ProduceBytes, batch_bytes as u64);
             Ok(appended.placed)
         }
         Err(error) => {

@@ -6,6 +6,7 @@
 
 mod fetch;
 mod hello;
+mod large;
 mod list_offsets;
 mod produce;
 mod stats;
@@ -22,7 +23,7 @@ use wire::{
     header::{HEADER_BYTES, Header as _, RequestHeader},
 };
 
-pub(crate) use self::produce::encode_produced;
+pub(crate) use self::{large::LargeBatch, produce::encode_produced};
 use crate::{
     handler::{self, produce::Crossing},
     metrics::Metric,

@@ -2,6 +2,7 @@
 //! checks first.
 
 use runtime::Runtime;
+use storage::{Appended, group::HEADER_BYTES};
 use wire::record::Batch;
 
 use super::Partition;
@@ -25,7 +26,21 @@ impl<R: Runtime> Partition<R> {
         let batch = Batch::parse_one(bytes)?;
         batch.verify_for_produce()?;
         let appended = self.stored.append(&batch, self.leader_epoch)?;
+        Ok(self.appended(appended, batch.record_count()))
+    }
+
+    /// The same for a batch of no more than the largest size in a block from [`storage::Log::batch_block`], which
+    /// becomes a sync group of its own.
+    pub(crate) fn append_block(&self, block: R::Block, batch_bytes: usize) -> Result<Append, ProduceError> {
+        let batch = Batch::parse_one(&block[HEADER_BYTES..][..batch_bytes])?;
+        batch.verify_for_produce()?;
+        let record_count = batch.record_count();
+        let appended = self.stored.append_block(block, batch_bytes, self.leader_epoch)?;
+        Ok(self.appended(appended, record_count))
+    }
+
+    fn appended(&self, appended: Appended, record_count: u32) -> Append {
         let log_start_offset = self.stored.offsets().log_start;
-        Ok(Append { placed: Placed { appended, log_start_offset }, record_count: batch.record_count() })
+        Append { placed: Placed { appended, log_start_offset }, record_count }
     }
 }

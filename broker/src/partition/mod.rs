@@ -6,6 +6,7 @@ pub(crate) mod delayed;
 use runtime::Runtime;
 use storage::{Offsets, ReadError};
 
+pub(crate) use self::append::Append;
 use crate::request::{FetchedBatches, PartitionStatus};
 
 /// A partition this shard leads. A clone is another handle to it.

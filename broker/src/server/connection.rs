@@ -4,7 +4,7 @@
 //! has to be waited for is left to the outbox or a task, so the next read begins while syncs are under way. A turn is
 //! bounded, and a connection with too much in flight is not read, so TCP holds its sender back.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
 use futures_lite::future;
 use runtime::{Instant, Runtime, Stream};
@@ -12,14 +12,14 @@ use wire::protocol::{PREFACE_BYTES, Protocol, detect};
 
 use super::{
     deadlines::{Phase, Watched},
-    limits::{Permit, RECEIVE_BYTES_FREE},
+    limits::Permit,
     outbox::Outbox,
-    receive::ReceiveBuffer,
+    receive::{BYTES_MIN, ReceiveBuffer, Wanted},
     shown::Shown,
 };
 use crate::{
     metrics::Metric,
-    native::{Hello, Next, Session},
+    native::{Hello, LargeBatch, Next, Session},
     shard::Shard,
 };
 
@@ -65,7 +65,9 @@ pub(crate) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, arrival: Arrival<R>) 
     let watched = Watched::new(stream.clone(), Rc::clone(&outbox), since);
     shard.connections.add(&watched);
     let buffer = ReceiveBuffer::new(&carried);
-    let mut connection = Connection { shard, stream, outbox, watched, buffer, charged_bytes: 0, frame_started: None };
+    shard.budget.charge(buffer.capacity() - BYTES_MIN);
+    let mut connection =
+        Connection { shard, stream, outbox, watched, buffer, frame_started: None, worked: Duration::ZERO };
     let end = match connection.greet(since, !is_moved).await {
         Ok(Greeting::Stays(session)) => connection.run(session).await,
         Ok(Greeting::MovesTo(other)) => {
@@ -93,11 +95,12 @@ struct Connection<R: Runtime> {
     stream: R::Stream,
     outbox: Rc<Outbox<R>>,
     watched: Rc<Watched<R>>,
+    /// What is above its least size was taken from the shard's budget.
     buffer: ReceiveBuffer,
-    /// Bytes of the buffer that were taken from the shard's budget.
-    charged_bytes: usize,
     /// Since when the start of a frame waits for its rest, not counting the time in which we did not read.
     frame_started: Option<Instant>,
+    /// Time spent on turns since the shard could last do something else.
+    worked: Duration,
 }
 
 impl<R: Runtime> Connection<R> {
@@ -162,23 +165,57 @@ impl<R: Runtime> Connection<R> {
             0 => self.read(0, Phase::Idle, now).await,
             // The turn was cut short: there may be whole frames.
             _ if frame_bytes == 0 => Ok(()),
-            _ => {
+            received => {
                 let since = *self.frame_started.get_or_insert(now);
-                self.read(frame_bytes, Phase::Frame { received: self.buffer.received().len() }, since).await
+                if self.buffer.is_full()
+                    && let Some(large) = session.large_batch(self.buffer.received())
+                {
+                    self.buffer.consume(received);
+                    return self.receive_large(session, large, since).await;
+                }
+                self.read(frame_bytes, Phase::Frame { received }, since).await
             }
         }
+    }
+
+    /// Receives the rest of a large batch where it is to stay, and appends it.
+    async fn receive_large(
+        &mut self,
+        session: &mut Session<R>,
+        mut large: LargeBatch<R>,
+        since: Instant,
+    ) -> Result<(), End> {
+        while !large.rest().is_empty() {
+            self.watched.enter(Phase::Frame { received: large.received() }, since);
+            let read = read_into(&self.stream, large.rest(), &mut self.worked).await;
+            self.watched.enter(Phase::Paused, since);
+            match self.check_read(read) {
+                Ok(len) => large.filled(len),
+                Err(end) => {
+                    session.forget_large(large);
+                    return Err(end);
+                }
+            }
+        }
+        self.frame_started = None;
+        let begun = self.shard.rt.now();
+        session.append_large(large).await;
+        self.worked += self.shard.rt.now().since(begun);
+        Ok(())
     }
 
     /// Lets the shard's other work go first after a long turn, and waits until another request may come.
     async fn pause(&mut self, turn_started: Instant) -> Result<Instant, End> {
         let mut now = self.shard.rt.now();
-        if now.since(turn_started) >= TURN_MAX {
+        self.worked += now.since(turn_started);
+        if self.worked >= TURN_MAX {
             self.shard.rt.sleep(Duration::ZERO).await;
+            self.worked = Duration::ZERO;
             now = self.shard.rt.now();
         }
         if !self.outbox.has_room() {
             if !self.outbox.room().await {
-                return Err(End::Closed);
+                return Err(self.gone());
             }
             now = self.shard.rt.now();
             self.frame_started = None;
@@ -190,40 +227,50 @@ impl<R: Runtime> Connection<R> {
     async fn read(&mut self, frame_bytes: usize, phase: Phase, since: Instant) -> Result<(), End> {
         self.watched.enter(phase, since);
         self.make_room(frame_bytes).await;
-        let read = self.stream.read(self.buffer.room()).await;
+        let read = read_into(&self.stream, self.buffer.room(), &mut self.worked).await;
         self.watched.enter(Phase::Paused, since);
+        let len = self.check_read(read)?;
+        self.buffer.filled(len);
+        Ok(())
+    }
+
+    fn check_read(&self, read: io::Result<usize>) -> Result<usize, End> {
         match read {
-            Ok(0) | Err(_) => Err(self.watched.cut().map_or(End::Closed, |reason| End::Refused(reason.into()))),
-            Ok(len) => {
-                self.buffer.filled(len);
-                Ok(())
-            }
+            Ok(0) | Err(_) => Err(self.gone()),
+            Ok(len) => Ok(len),
         }
     }
 
-    /// Resizes the buffer; what is more than every connection may have is taken from the shard's budget first.
+    /// Why there is nothing more to read or write.
+    fn gone(&self) -> End {
+        self.watched.cut().map_or(End::Closed, |reason| End::Refused(reason.into()))
+    }
+
+    /// Resizes the buffer; what is more than every connection has is taken from the shard's budget first.
     async fn make_room(&mut self, frame_bytes: usize) {
-        let capacity = self.buffer.capacity_wanted(frame_bytes);
-        let charged_bytes = capacity.saturating_sub(RECEIVE_BYTES_FREE);
-        match charged_bytes.checked_sub(self.charged_bytes) {
-            None => self.shard.budget.give_back(self.charged_bytes - charged_bytes),
-            Some(0) => {}
-            Some(more) => {
-                // Connections that wait for each other's memory end by their deadlines; then the read fails.
-                let taken = async {
-                    self.shard.budget.take(more).await;
-                    true
-                };
-                let cut = async {
-                    self.watched.was_cut().await;
-                    false
-                };
-                if !future::or(taken, cut).await {
-                    return;
-                }
+        let (capacity, is_needed) = match self.buffer.wanted(frame_bytes) {
+            Wanted::AtLeast(capacity) => (capacity, true),
+            Wanted::Better(capacity) => (capacity, false),
+        };
+        let (held, wanted) = (self.buffer.capacity() - BYTES_MIN, capacity - BYTES_MIN);
+        let budget = &self.shard.budget;
+        if wanted > held {
+            let more = wanted - held;
+            // Connections that wait for each other's memory end by their deadlines; then the read fails.
+            let waiting = async {
+                budget.take(more).await;
+                true
+            };
+            let cut = async {
+                self.watched.was_cut().await;
+                false
+            };
+            if !(budget.try_take(more) || is_needed && future::or(waiting, cut).await) {
+                return;
             }
+        } else {
+            budget.give_back(held - wanted);
         }
-        self.charged_bytes = charged_bytes;
         self.buffer.resize(capacity);
     }
 
@@ -246,6 +293,7 @@ impl<R: Runtime> Connection<R> {
     /// Gives the connection to the shard that its Hello asked for.
     fn hand_over(self, other: u16, peer: SocketAddr, permit: Permit, since: Instant) {
         let carried = self.buffer.received().to_vec();
+        self.shard.budget.give_back(self.buffer.capacity() - BYTES_MIN);
         let Self { shard, stream, watched, .. } = self;
         // It holds the stream too, and two shards must not.
         drop(watched);
@@ -257,7 +305,7 @@ impl<R: Runtime> Connection<R> {
 
     /// Says why it ends, if we ended it.
     fn finish(&self, peer: SocketAddr, end: &End) {
-        self.shard.budget.give_back(self.charged_bytes);
+        self.shard.budget.give_back(self.buffer.capacity() - BYTES_MIN);
         self.stream.shutdown();
         match end {
             End::Closed => tracing::debug!(%peer, "{end}"),
@@ -267,6 +315,18 @@ impl<R: Runtime> Connection<R> {
                     tracing::warn!(%peer, suppressed, "connection closed: {reason}");
                 }
             }
+        }
+    }
+}
+
+/// Reads what is there. If that has to be waited for, others have their turn meanwhile, and `worked` starts anew.
+async fn read_into<S: Stream>(stream: &S, room: &mut [u8], worked: &mut Duration) -> io::Result<usize> {
+    let mut reading = pin!(stream.read(room));
+    match future::poll_once(&mut reading).await {
+        Some(read) => read,
+        None => {
+            *worked = Duration::ZERO;
+            reading.await
         }
     }
 }

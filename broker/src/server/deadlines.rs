@@ -127,7 +127,9 @@ impl<R: Runtime> Registry<R> {
             rt.sleep(LOOK_EVERY).await;
             let now = rt.now();
             self.each(|connection| {
-                connection.outbox.look_again();
+                if connection.outbox.is_owing() {
+                    connection.outbox.look_again();
+                }
                 if let Some(reason) = connection.overdue(limits, budget.is_short(), now) {
                     connection.end(reason);
                 }

@@ -17,9 +17,6 @@ pub(crate) const IN_FLIGHT_MAX: usize = 4096;
 /// See [`Limits::in_flight_bytes_max`].
 const IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
 
-/// A receive buffer up to this size comes with the connection; more is taken from the shard's [`Budget`].
-pub(crate) const RECEIVE_BYTES_FREE: usize = 64 << 10;
-
 /// The limits of a node's listener. Those without a comment are as in `config::Broker`.
 #[derive(Clone, Debug)]
 pub struct Limits {

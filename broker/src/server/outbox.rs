@@ -26,8 +26,8 @@ use crate::{
 /// Slices below this size are copied into the buffer: a write of their own would cost more.
 const SLICE_BYTES_MIN: usize = 16 << 10;
 
-/// An emptied buffer above this size is given back.
-const BUFFER_BYTES_KEPT: usize = 256 << 10;
+/// An emptied buffer above this size is given back: each connection keeps two, and most are idle.
+const BUFFER_BYTES_KEPT: usize = 16 << 10;
 
 /// Bytes written before the clock of a stalled write starts anew.
 const WRITE_STEP_BYTES: usize = 256 << 10;
@@ -167,9 +167,15 @@ impl<R: Runtime> Outbox<R> {
         self.in_flight.get()
     }
 
+    /// Whether answers wait for their turn.
+    pub(crate) fn is_owing(&self) -> bool {
+        !self.answers.borrow().is_empty()
+    }
+
     /// Whether every answer has left.
     pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight.get() == 0 && self.pending.borrow().is_empty() && self.writing_since.get().is_none()
+        let nothing_to_send = self.pending.borrow().is_empty() && self.writing_since.get().is_none();
+        self.in_flight.get() == 0 && !self.is_owing() && nothing_to_send
     }
 
     /// Since when the peer has taken nothing of what is being sent to it.

@@ -4,14 +4,23 @@
 //! most doubling, up to the frame that is under way; one that stays nearly empty shrinks. So a stranger's announced
 //! length reserves nothing, and a frame lies in one piece when it is decoded.
 
-/// What a new connection holds.
-const BYTES_MIN: usize = 4 << 10;
+/// What every connection holds.
+pub(super) const BYTES_MIN: usize = 4 << 10;
 
 /// A buffer without a large frame grows no further: as much is handled in one turn.
 const BYTES_USUAL_MAX: usize = 64 << 10;
 
 /// Reads in a row that leave three quarters empty before a buffer is halved.
 const QUIET_READS: u32 = 64;
+
+/// A size for a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// It is full, and the frame goes on.
+    AtLeast(usize),
+    /// It does without.
+    Better(usize),
+}
 
 /// One connection's receive buffer.
 pub(crate) struct ReceiveBuffer {
@@ -44,23 +53,27 @@ impl ReceiveBuffer {
         }
     }
 
-    /// Its size.
-    #[cfg(test)]
+    /// Whether it is of the usual size and full: what is in it is the start of something large.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes.len() >= BYTES_USUAL_MAX && self.end - self.start == self.bytes.len()
+    }
+
+    /// Its size, at least [`BYTES_MIN`].
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.len()
     }
 
     /// The size it should have before the next read, where the frame under way has `frame_bytes` in all; 0 for none.
-    pub(crate) fn capacity_wanted(&self, frame_bytes: usize) -> usize {
+    pub(super) fn wanted(&self, frame_bytes: usize) -> Wanted {
         let (capacity, received) = (self.bytes.len(), self.end - self.start);
         if frame_bytes > capacity && received == capacity {
-            frame_bytes.min(capacity * 2)
+            Wanted::AtLeast(frame_bytes.min(capacity * 2))
         } else if self.was_filled && capacity < BYTES_USUAL_MAX {
-            (capacity * 4).min(BYTES_USUAL_MAX)
+            Wanted::Better((capacity * 4).min(BYTES_USUAL_MAX))
         } else if self.quiet_reads >= QUIET_READS && received == 0 && frame_bytes == 0 {
-            (capacity / 2).max(BYTES_MIN)
+            Wanted::Better((capacity / 2).max(BYTES_MIN))
         } else {
-            capacity
+            Wanted::Better(capacity)
         }
     }
 
@@ -103,7 +116,8 @@ mod tests {
     use super::*;
 
     fn receive(buffer: &mut ReceiveBuffer, frame_bytes: usize, bytes: &[u8]) -> usize {
-        buffer.resize(buffer.capacity_wanted(frame_bytes));
+        let (Wanted::AtLeast(capacity) | Wanted::Better(capacity)) = buffer.wanted(frame_bytes);
+        buffer.resize(capacity);
         let room = buffer.room();
         let len = room.len().min(bytes.len());
         room[..len].copy_from_slice(&bytes[..len]);

@@ -1,7 +1,7 @@
 //! What one core runs: its log, the partitions it leads, its connections, and the tasks that serve them.
 //!
-//! Everything in a [`Shard`] belongs to one thread, so plain cells do. Other shards are reached through [`mesh`] only,
-//! and what they ask is answered in [`mailroom`].
+//! Everything in a `Shard` belongs to one thread, so plain cells do. Other shards are reached through the `mesh` only,
+//! and what they ask is answered in the `mailroom`.
 
 pub(crate) mod mailroom;
 pub(crate) mod mesh;
@@ -98,9 +98,11 @@ impl<R: Runtime> Shard<R> {
         log: Log<R>,
         meta_log: Option<MetaLog>,
         node: Node,
-        limits: Limits,
+        mut limits: Limits,
         mesh: Rc<[Sender<Message<R>>]>,
     ) -> Rc<Self> {
+        // A batch has to fit into a WAL file, whatever is set.
+        limits.batch_bytes_max = limits.batch_bytes_max.min(log.batch_bytes_max());
         Rc::new(Self {
             budget: Budget::new(limits.connection_bytes_max),
             rt,
@@ -252,7 +254,7 @@ impl<R: Runtime> Shard<R> {
             (Metric::Connections, self.connections.len() as u64),
             (Metric::ConnectionBytes, self.budget.bytes_taken() as u64),
             (Metric::Partitions, self.partitions.borrow().len() as u64),
-            (Metric::PartitionsStrange, self.log.quarantined().len() as u64),
+            (Metric::PartitionsQuarantined, self.log.quarantined().len() as u64),
             (Metric::LogSyncs, log.groups),
             (Metric::LogSyncBytes, log.group_bytes),
             (Metric::LogMemtableBytes, log.memtable_bytes),

@@ -13,7 +13,7 @@ use broker::{Broker, BrokerHandle, StartError};
 use config::{Config, Inputs, Machine};
 use wire::{
     Durability, ErrorCode, PartitionId,
-    api::{Message, Setting, fetch, hello, init_producer, produce, topic_create},
+    api::{Message, Setting, fetch, hello, init_producer, produce, stats, topic_create},
     codec::List,
     frame::{self, Decoded, Frame, ResponseError},
     header::ResponseHeader,
@@ -178,6 +178,13 @@ impl Peer {
         let response = self.call(&request);
         let created: topic_create::Response<'_> = response.message().expect("the name is free");
         created.partitions.iter().map(|placed| (placed.partition, placed.shard)).collect()
+    }
+
+    /// One of the node's counters.
+    pub(crate) fn counter(&mut self, name: &str) -> u64 {
+        let response = self.call(&stats::Request);
+        let counters: stats::Response<'_> = response.message().expect("they are told");
+        counters.counters.iter().find(|counter| counter.name == name).expect("it is counted").value
     }
 
     pub(crate) fn producer_id(&mut self) -> i64 {
