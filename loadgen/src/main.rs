@@ -22,8 +22,9 @@ mod verify;
 mod worker;
 
 use std::{
-    fs, io,
-    path::{Path, PathBuf},
+    fs,
+    io::{self, ErrorKind, Write},
+    path::Path,
     process::ExitCode,
     sync::Arc,
 };
@@ -147,21 +148,28 @@ fn local_port(brokers: &str) -> Option<u16> {
 
 /// Text on standard output, unless the JSON takes its place there.
 fn tell(report: &Report, json: Option<&Path>) -> Result<(), Failure> {
-    let to_stdout = PathBuf::from("-");
     match json {
-        Some(path) if path == to_stdout => {
+        Some(path) if path == Path::new("-") => {
             eprint!("{report}");
-            println!("{}", report.json());
+            print(&report.json())
         }
         json => {
-            print!("{report}");
-            if let Some(path) = json {
-                let written = fs::write(path, report.json() + "\n");
-                written.map_err(|error| Failure::new(format!("cannot write --json {}: {error}", path.display())))?;
-            }
+            print(report.to_string().trim_end())?;
+            let Some(path) = json else { return Ok(()) };
+            let written = fs::write(path, report.json() + "\n");
+            written.map_err(|error| Failure::new(format!("cannot write --json {}: {error}", path.display())))
         }
     }
-    Ok(())
+}
+
+/// Who closed our output has read enough.
+fn print(text: &str) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write the report: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

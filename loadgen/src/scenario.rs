@@ -128,13 +128,19 @@ impl Scenario {
         if self.duration.is_zero() {
             return Err(Failure::usage("--duration 0s measures nothing; give a time such as 10s"));
         }
-        let writers = self.producers as u64 * u64::from(self.partitions.unwrap_or(PARTITIONS_DEFAULT));
-        if writers > WRITERS_MAX {
-            return Err(Failure::usage(format!(
-                "--producers times --partitions is {writers}, above {WRITERS_MAX}; lower one of them"
-            )));
+        self.check_writers(self.partitions_new())
+    }
+
+    /// Checks that so many partitions, be it of a topic that was there before, are not too many for the history checker.
+    pub(crate) fn check_writers(&self, partitions: u32) -> Result<(), Failure> {
+        let writers = self.producers as u64 * u64::from(partitions);
+        if writers <= WRITERS_MAX {
+            return Ok(());
         }
-        Ok(())
+        let producers = self.producers;
+        Err(Failure::usage(format!(
+            "{producers} producers times {partitions} partitions is more than {WRITERS_MAX}; lower --producers or --partitions"
+        )))
     }
 
     pub(crate) fn dir(&self) -> PathBuf {

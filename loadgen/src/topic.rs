@@ -1,10 +1,14 @@
 //! The topic under load: made for the run, or found and held against what the flags say.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use streambus::{Client, Durability, Error, ErrorCode, NewTopic, OffsetAt, PartitionId};
+use tokio::time::sleep;
 
 use crate::{failure::Failure, scenario::Scenario};
+
+/// How long to wait before a broker that is away is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A topic that was ready when the run began.
 #[derive(Clone, Debug)]
@@ -60,10 +64,19 @@ impl Topic {
         self.partitions.len() as u32
     }
 
-    /// The offset behind the last record, by partition; asked again while the broker is away.
+    /// The offset behind the last record that can be read, by partition; asked again for so long while the broker is away.
     pub(crate) async fn ends(&self, patience: Duration) -> Result<Vec<u64>, Failure> {
-        let client = Client::builder().addresses(&self.brokers).request_timeout(patience);
-        Ok(client.connect().await?.admin().list_offsets(&self.name, OffsetAt::Latest).await?)
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.ask_ends().await {
+                Err(error) if error.is_retriable() && Instant::now() < deadline => sleep(PAUSE).await,
+                answer => return Ok(answer?),
+            }
+        }
+    }
+
+    async fn ask_ends(&self) -> Result<Vec<u64>, Error> {
+        Client::connect(&self.brokers).await?.admin().list_offsets(&self.name, OffsetAt::Latest).await
     }
 
     /// Deletes the topic if it was made for the run.
@@ -76,6 +89,7 @@ impl Topic {
 
     /// A topic that was there before must be what the flags ask for.
     fn check(&self, scenario: &Scenario) -> Result<(), Failure> {
+        scenario.check_writers(self.partition_count())?;
         let (name, found) = (&self.name, self.durability);
         match scenario.durability {
             Some(wanted) if wanted != found => {

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{TcpStream, ToSocketAddrs},
+    ops::Range,
     os::fd::AsFd,
     time::Duration,
 };
@@ -45,7 +46,7 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     bytes: Vec<u8>,
-    frame_bytes: usize,
+    frame: Range<usize>,
 }
 
 impl Connection {
@@ -151,17 +152,17 @@ impl Connection {
     /// Waits for the one response under way and takes it out, in exchange for a buffer to receive the next one into.
     pub(super) fn take_frame(&mut self, spare: Taken) -> io::Result<Taken> {
         loop {
-            let before = self.taken;
+            let start = self.taken;
             if self.next_frame()?.is_some() {
-                if before > 0 || self.taken < self.filled {
+                if self.taken < self.filled {
                     return Err(io::Error::new(ErrorKind::InvalidData, "more than one answer to a request"));
                 }
                 let mut input = spare.bytes;
                 input.resize(input.len().max(INPUT_BYTES_FIRST), 0);
                 let bytes = std::mem::replace(&mut self.input, input);
-                let frame_bytes = std::mem::take(&mut self.taken);
-                self.filled = 0;
-                return Ok(Taken { bytes, frame_bytes });
+                let frame = start..self.taken;
+                (self.taken, self.filled) = (0, 0);
+                return Ok(Taken { bytes, frame });
             }
             self.receive()?;
         }
@@ -182,9 +183,165 @@ impl Connection {
 impl Taken {
     /// The response.
     pub(super) fn message<'a, M: Message<'a>>(&'a self) -> io::Result<M> {
-        match Frame::<ResponseHeader>::decode(&self.bytes[..self.frame_bytes], self.frame_bytes) {
+        match Frame::<ResponseHeader>::decode(&self.bytes[self.frame.clone()], self.frame.len()) {
             Ok(Decoded::Frame(frame)) => frame.message().map_err(io::Error::other),
             _ => unreachable!("it was a whole frame when it was taken"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread::JoinHandle};
+
+    use wire::{
+        TopicId,
+        api::{self, health, produce, topic_delete},
+        header::{HEADER_BYTES, Header as _, RequestHeader},
+    };
+
+    use super::*;
+
+    const FRAME_BYTES_MAX: usize = 1 << 20;
+
+    /// A server that greets, and then sends these bytes in pieces of this size.
+    fn serve(bytes: Vec<u8>, piece_bytes: usize) -> (String, JoinHandle<io::Result<()>>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = move || {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_nodelay(true)?;
+            let mut head = [0; protocol::PREFACE_BYTES];
+            stream.read_exact(&mut head)?;
+            assert_eq!(head, protocol::preface());
+            // Bytes left unread would cut off what is sent.
+            let mut head = [0; HEADER_BYTES];
+            stream.read_exact(&mut head)?;
+            let (_, body_bytes) = RequestHeader::decode(&head).unwrap();
+            stream.read_exact(&mut vec![0; body_bytes as usize])?;
+            stream.write_all(&greeting())?;
+            for piece in bytes.chunks(piece_bytes) {
+                stream.write_all(piece)?;
+            }
+            Ok(())
+        };
+        (address, std::thread::spawn(server))
+    }
+
+    fn greeting() -> Vec<u8> {
+        let response = hello::Response {
+            protocol: protocol::PROTOCOL_VERSION,
+            cluster_id: 1,
+            node_id: 1,
+            node_epoch: 1,
+            shard_count: 1,
+            shard: 0,
+            frame_bytes_max: FRAME_BYTES_MAX as u32,
+            batch_bytes_max: 1 << 19,
+            in_flight_max: 77,
+            server_name: "test",
+            server_version: "0",
+            apis: Default::default(),
+        };
+        encoded(0, &response)
+    }
+
+    fn encoded<'a>(correlation: u32, message: &impl Message<'a>) -> Vec<u8> {
+        let mut out = Vec::new();
+        frame::encode(&mut out, correlation, 0, message, usize::MAX).unwrap();
+        out
+    }
+
+    fn deleted(correlation: u32) -> Vec<u8> {
+        encoded(correlation, &topic_delete::Response { topic: TopicId(9) })
+    }
+
+    /// Opens a connection to such a server, and receives until it ends; returns what came and how it ended.
+    fn correlations(bytes: Vec<u8>, piece_bytes: usize) -> (Vec<u32>, ErrorKind) {
+        let (address, server) = serve(bytes, piece_bytes);
+        let mut connection = Connection::open(&address, 0).unwrap();
+        assert_eq!((connection.frame_bytes_max, connection.in_flight_max), (FRAME_BYTES_MAX, 77));
+        let mut found = Vec::new();
+        let end = loop {
+            match connection.next_frame() {
+                Ok(Some(frame)) => found.push(frame.header.correlation),
+                Ok(None) => match connection.receive() {
+                    Ok(()) => {}
+                    Err(error) => break error.kind(),
+                },
+                Err(error) => break error.kind(),
+            }
+        };
+        drop(connection);
+        // It may have had more to say than was heard.
+        let _ = server.join().unwrap();
+        (found, end)
+    }
+
+    #[test]
+    fn answers_are_found_however_they_are_cut() {
+        let answers: Vec<u8> = (0..100).flat_map(deleted).collect();
+        let expected: Vec<_> = (0..100).collect();
+        for piece_bytes in [1, 7, 33, 1 << 20] {
+            assert_eq!(correlations(answers.clone(), piece_bytes), (expected.clone(), ErrorKind::UnexpectedEof));
+        }
+    }
+
+    #[test]
+    fn an_answer_larger_than_the_buffer_is_received() {
+        let reason = "x".repeat(60_000);
+        let result = produce::BatchResult {
+            partition: wire::PartitionId(1),
+            error: wire::ErrorCode::Busy,
+            reason: &reason,
+            durability: wire::Durability::Durable,
+            synced: false,
+            base_offset: 0,
+            log_start_offset: 0,
+        };
+        let results = vec![result; 10];
+        let answer = encoded(5, &produce::Response { results: results.as_slice().into() });
+        assert!(answer.len() > INPUT_BYTES_FIRST);
+        assert_eq!(correlations([answer, deleted(6)].concat(), 1 << 16), (vec![5, 6], ErrorKind::UnexpectedEof));
+    }
+
+    #[test]
+    fn what_is_no_frame_ends_the_connection() {
+        assert_eq!(correlations(vec![0xff; 64], 64), (vec![], ErrorKind::InvalidData));
+        let mut giant = deleted(1);
+        giant[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(correlations(giant, 64), (vec![], ErrorKind::InvalidData));
+    }
+
+    #[test]
+    fn a_request_has_one_answer() {
+        let (address, server) = serve([deleted(1), deleted(2)].concat(), 1 << 20);
+        let mut connection = Connection::open(&address, 0).unwrap();
+        server.join().unwrap().unwrap();
+        assert!(connection.wait(CONNECT_TIMEOUT).unwrap());
+        assert_eq!(connection.take_frame(Taken::default()).unwrap_err().kind(), ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn an_answer_is_taken_out_whole() {
+        let shards = [health::Shard { shard: 0, state: health::State::Serving, reason: "" }];
+        let answer = encoded(1, &health::Response { state: health::State::Serving, shards: (&shards).into() });
+        let (address, server) = serve(answer, 3);
+        let mut connection = Connection::open(&address, 0).unwrap();
+        let taken = connection.take_frame(Taken::default()).unwrap();
+        let response: health::Response<'_> = taken.message().unwrap();
+        assert_eq!(response.shards.len(), 1);
+        assert!(taken.message::<api::topic_delete::Response>().is_err());
+        server.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn the_first_address_that_answers_is_used() {
+        let (address, server) = serve(Vec::new(), 1);
+        assert!(Connection::open(&format!("127.0.0.1:1, {address}"), 0).is_ok());
+        server.join().unwrap().unwrap();
+        let refused = Connection::open("127.0.0.1:1", 0).unwrap_err();
+        assert!(refused.to_string().contains("127.0.0.1:1"), "{refused}");
+        assert_eq!(Connection::open(" ,", 0).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 }
