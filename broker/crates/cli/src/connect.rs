@@ -1,6 +1,6 @@
 //! How client commands reach a broker.
 
-use std::future::Future;
+use std::{future::Future, io::IsTerminal};
 
 use clap::Args;
 use streambus::Client;
@@ -27,6 +27,7 @@ impl Brokers {
 /// Runs a client command to its end; what the SDK warns of goes to standard error.
 pub(crate) fn run(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(std::io::stderr().is_terminal()).without_time().init();
     Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

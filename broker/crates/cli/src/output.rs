@@ -22,7 +22,7 @@ pub(crate) enum Format {
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Output {
     /// How to print results and errors
-    #[arg(short, long = "output", value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(short = 'o', long = "output", value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) format: Format,
 }
 

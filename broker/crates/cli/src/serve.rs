@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    io::IsTerminal,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -53,7 +54,8 @@ impl Serve {
     pub(crate) fn run(self, signals: Signals, started: Instant) -> Result<(), Failure> {
         let config = self.load()?;
         let filter = EnvFilter::new(config.log_level);
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        let is_terminal = std::io::stderr().is_terminal();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
         let broker = Broker::start(&config).map_err(|error| Failure::failed(error.to_string()))?;
         let ready = Ready::new(&config, &broker, started.elapsed());
         self.output.print(|| ready.text(), &ready)?;

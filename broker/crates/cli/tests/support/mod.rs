@@ -1,0 +1,148 @@
+//! The real binary: a broker that is served, and commands run against it.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take on a machine with other things to do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn streambus(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_streambus"));
+    command.args(args).env_remove("STREAMBUS_BROKERS").env_remove("STREAMBUS_CONFIG");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command with this standard input.
+pub(crate) fn run(args: &[&str], input: &str) -> Output {
+    let mut child = streambus(args).spawn().expect("the binary was built");
+    // A command that fails early does not read all of it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    finish(child)
+}
+
+pub(crate) fn finish(mut child: Child) -> Output {
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("not done after {PATIENCE:?}: {:?}", child.wait_with_output().unwrap());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// A directory of its own below the target directory.
+pub(crate) fn scratch() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the target directory is writable")
+}
+
+/// A small broker on one core.
+fn serve<'a>(dir: &'a Path, listen: &'a str) -> [&'a str; 9] {
+    let dir = dir.to_str().expect("the target directory is UTF-8");
+    ["serve", "--dir", dir, "--listen", listen, "--cores", "0", "--memory", "64MiB"]
+}
+
+/// A broker that was served, killed when dropped.
+pub(crate) struct Served {
+    child: Child,
+    pub(crate) ready: Value,
+}
+
+impl Served {
+    pub(crate) fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    pub(crate) fn start_with(dir: &Path, flags: &[&str]) -> Self {
+        Self::start_at(dir, "127.0.0.1:0", flags)
+    }
+
+    /// Starts one that listens here, and waits until it serves.
+    pub(crate) fn start_at(dir: &Path, listen: &str, flags: &[&str]) -> Self {
+        let fixed = [&serve(dir, listen)[..], &["--admin-listen", "127.0.0.1:0", "-o", "json"], flags].concat();
+        let mut child = streambus(&fixed).stderr(Stdio::inherit()).spawn().expect("the binary was built");
+        let (sender, ready) = mpsc::channel();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || {
+            let mut line = String::new();
+            let _ = stdout.read_line(&mut line);
+            sender.send(line)
+        });
+        let mut served = Self { child, ready: Value::Null };
+        let line = ready.recv_timeout(PATIENCE).expect("a broker says that it is ready");
+        served.ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: not ready: {line:?}"));
+        served
+    }
+
+    /// Starts one and kills it so much later, ready or not.
+    pub(crate) fn kill_while_starting(dir: &Path, listen: &str, delay: Duration) {
+        let args = [&serve(dir, listen)[..], &["--admin-listen", "off"]].concat();
+        let mut child = streambus(&args).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
+        thread::sleep(delay);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        self.ready["listen"].as_str().unwrap()
+    }
+
+    /// Runs a client command against it.
+    pub(crate) fn run(&self, args: &[&str], input: &str) -> Output {
+        run(&[args, &["--brokers", self.address()]].concat(), input)
+    }
+
+    /// Runs a client command that succeeds; returns what it printed.
+    pub(crate) fn ok(&self, args: &[&str], input: &str) -> String {
+        let output = self.run(args, input);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a client command that fails so.
+    pub(crate) fn fails(&self, args: &[&str], code: i32, words: &[&str]) {
+        expect_failure(args, &self.run(args, ""), code, words);
+    }
+
+    /// Sends a signal, and waits for the exit code.
+    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "not ended {PATIENCE:?} after {signal:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn expect_failure(args: &[&str], output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{args:?}: no {word:?} in {stderr}");
+    }
+    assert!(output.stdout.is_empty(), "{args:?}: messages belong on standard error: {output:?}");
+}
