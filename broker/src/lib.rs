@@ -29,7 +29,6 @@ mod handler;
 pub mod meta;
 mod metrics;
 mod native;
-mod notify;
 mod partition;
 mod request;
 mod server;

@@ -154,8 +154,6 @@ pub(crate) type ListedOffset = Result<(u64, Option<i64>), ListOffsetsError>;
 pub(crate) struct PartitionStatus {
     /// Its offsets.
     pub(crate) offsets: Offsets,
-    /// Bytes of its batches.
-    pub(crate) bytes: u64,
     /// Whether its log is damaged.
     pub(crate) is_refused: bool,
 }

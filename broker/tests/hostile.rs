@@ -295,7 +295,8 @@ impl Scene {
         let mut took = self.victim.join().expect("the victim had no error");
         took.sort_unstable();
         let p99 = took[took.len() * 99 / 100];
-        println!("victim: {} rounds, 0 errors, p99 {p99:?}", took.len());
+        let peak_mib = status_bytes("VmHWM:") >> 20;
+        println!("victim: {} rounds, 0 errors, p99 {p99:?}; peak RSS {peak_mib} MiB, attackers included", took.len());
         let mut newcomer = Peer::connect(self.broker.address());
         newcomer.produce_one(self.partition, &batch(&[b"after"])).unwrap();
         drop(newcomer);
@@ -350,8 +351,13 @@ fn fetch_frame(partition: PartitionId) -> Vec<u8> {
 
 /// Resident memory of this process, attackers included.
 fn resident_bytes() -> usize {
+    status_bytes("VmRSS:")
+}
+
+/// A line of the process's status that is a size.
+fn status_bytes(name: &str) -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("the system has one");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it says so");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("it says so");
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
 }
 

@@ -83,8 +83,6 @@ pub struct PartitionDescription {
     pub high_watermark: u64,
     /// The offset that the next record gets.
     pub log_end_offset: u64,
-    /// Bytes of its batches, in memory or on disk.
-    pub bytes: u64,
 }
 
 /// A place in a partition, in words or as a time.
@@ -352,7 +350,6 @@ impl From<topic_describe::Partition> for PartitionDescription {
             log_start_offset: partition.log_start_offset,
             high_watermark: partition.high_watermark,
             log_end_offset: partition.log_end_offset,
-            bytes: partition.bytes,
         }
     }
 }

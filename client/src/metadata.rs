@@ -79,7 +79,6 @@ mod tests {
             log_start_offset: 0,
             high_watermark: 0,
             log_end_offset: 0,
-            bytes: 0,
         };
         let partitions: Vec<_> = indexes.iter().map(partition).collect();
         Topic::from_description(&Described {

@@ -23,7 +23,7 @@ mod worker;
 
 use std::{
     fs,
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, IsTerminal, Write},
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -52,7 +52,8 @@ fn main() -> ExitCode {
     let signals = prepare_process();
     let scenario = Scenario::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    log.with_ansi(io::stderr().is_terminal()).init();
     let done = scenario.validate().and_then(|()| {
         let signals = signals.map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         session(&scenario, &Interrupt::on(signals))

@@ -25,7 +25,6 @@ mod log;
 pub mod manifest;
 pub mod memtable;
 mod memtables;
-mod notify;
 mod offset;
 pub mod partition;
 pub mod producer_state;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use runtime::Runtime;
+use runtime::{Lock, Notify, Runtime};
 use rustc_hash::FxHashMap;
 use wire::Durability;
 
@@ -17,7 +17,6 @@ use crate::{
     error::{LogFailed, OpenError},
     group::Builder,
     manifest::{Edit, Intent, Manifest, State as ManifestState},
-    notify::{Lock, Notify},
     partition::{Partition, State},
     segment::Segments,
     synced::{Lsn, Synced},

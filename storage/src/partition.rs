@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
 };
 
-use runtime::Runtime;
+use runtime::{Notify, Runtime};
 use wire::{
     Durability,
     record::{Batch, BatchHeader, Producer, patch_base_offset, patch_leader_epoch},
@@ -21,7 +21,6 @@ use crate::{
     group::{Entry, EntryKind},
     log::Shared,
     manifest::{Edit, EpochStart},
-    notify::Notify,
     offset::Offsets,
     producer_state::{Producers, Sequence, SequenceError, Verdict},
     segment::{Extent, SegmentError, SegmentMeta, reader::Run},
@@ -551,9 +550,7 @@ impl<R: Runtime> Partition<R> {
             let segments = self.live_segments(from..self.read_end(from));
             match self.read_first(&segments, bytes_max).await {
                 // A merge replaced a segment before it was opened: its batches are in another one now.
-                Err(SegmentError::Io { source, .. })
-                    if source.kind() == std::io::ErrorKind::NotFound
-                        && segments != self.live_segments(from..self.read_end(from)) => {}
+                Err(error) if error.is_missing_file() && segments != self.live_segments(from..self.read_end(from)) => {}
                 read => return Ok(read?),
             }
         }
@@ -574,9 +571,29 @@ impl<R: Runtime> Partition<R> {
     }
 
     async fn segments_offset_at(&self, timestamp_ms: i64, from: u64) -> Result<Option<(u64, i64)>, ReadError> {
-        let segments = &self.log.segments;
-        for (segment, offsets) in self.live_segments(from..self.readable_end()) {
-            let found = segments.first_at_or_after_timestamp(&segment, self.state.id, offsets, timestamp_ms).await?;
+        let offsets = from..self.readable_end();
+        loop {
+            let segments = self.live_segments(offsets.clone());
+            let found = self.first_at(&segments, timestamp_ms).await;
+            let is_other = || segments != self.live_segments(offsets.clone());
+            match found {
+                // A flush or a merge meanwhile: what is looked for may be in a segment that was not looked into.
+                Ok(None) if is_other() => {}
+                Err(error) if error.is_missing_file() && is_other() => {}
+                found => return Ok(found?),
+            }
+        }
+    }
+
+    async fn first_at(
+        &self,
+        segments: &[(SegmentMeta, Range<u64>)],
+        timestamp_ms: i64,
+    ) -> Result<Option<(u64, i64)>, SegmentError> {
+        for (segment, offsets) in segments {
+            let cache = &self.log.segments;
+            let found =
+                cache.first_at_or_after_timestamp(segment, self.state.id, offsets.clone(), timestamp_ms).await?;
             if found.is_some() {
                 return Ok(found);
             }

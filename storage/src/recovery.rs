@@ -12,7 +12,7 @@ use std::{
     rc::Rc,
 };
 
-use runtime::{Instant, Runtime};
+use runtime::{Instant, Lock, Notify, Runtime};
 use wire::record::{Batch, Producer};
 
 use crate::{
@@ -24,7 +24,6 @@ use crate::{
     manifest::{Cut, Edit, Evidence, Fate, Manifest, Refusal, State as ManifestState},
     memtable::{Memtable, slot_of},
     memtables::{Memtables, Sealed},
-    notify::{Lock, Notify},
     partition::{PRODUCERS_MAX, State, Status, sequence_of},
     producer_state::Producers,
     segment::{self, Segments},
@@ -64,15 +63,15 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
     }
 
     let mut recovery = Recovery::from_manifest(&manifest.state(), rt.now());
-    let edit = async |edit| {
-        let applied = manifest.apply(edit).await;
+    let apply = async |edits| {
+        let applied = manifest.apply_all(edits).await;
         applied.map_err(|error| LogFailed::new("writing the manifest of", dir, error))
     };
-    edit(Edit::Open).await?;
+    apply(vec![Edit::Open]).await?;
     recovery.replay(&rt, &found, id);
     let decisions = recovery.decisions(&manifest.state(), &found);
-    for decision in decisions {
-        edit(decision).await?;
+    if !decisions.is_empty() {
+        apply(decisions).await?;
     }
     remove_garbage(&rt, &segment_dir, &manifest).await?;
     let wal_found = {

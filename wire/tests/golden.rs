@@ -335,7 +335,6 @@ fn topic_describe() {
         log_start_offset: 0,
         high_watermark: 2,
         log_end_offset: 2,
-        bytes: sent_batch().len() as u64,
     }];
     let topics = [
         topic_describe::Topic {

@@ -99,7 +99,7 @@ fn partition(node: Node, index: u32, placed: &PlacedPartition, status: Option<&P
         Some(status) if status.is_refused => ErrorCode::PartitionRefused,
         Some(_) => ErrorCode::None,
     };
-    let (offsets, bytes) = status.map(|status| (status.offsets, status.bytes)).unwrap_or_default();
+    let offsets = status.map(|status| status.offsets).unwrap_or_default();
     Partition {
         index,
         partition: placed.partition,
@@ -110,6 +110,5 @@ fn partition(node: Node, index: u32, placed: &PlacedPartition, status: Option<&P
         log_start_offset: offsets.log_start,
         high_watermark: offsets.high_watermark,
         log_end_offset: offsets.log_end,
-        bytes,
     }
 }

@@ -51,6 +51,6 @@ impl<R: Runtime> Partition<R> {
 
     /// What it holds.
     pub(crate) fn status(&self) -> PartitionStatus {
-        PartitionStatus { offsets: self.stored.offsets(), bytes: 0, is_refused: self.stored.refused_from().is_some() }
+        PartitionStatus { offsets: self.stored.offsets(), is_refused: self.stored.refused_from().is_some() }
     }
 }

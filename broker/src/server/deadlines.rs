@@ -9,13 +9,12 @@ use std::{
     time::Duration,
 };
 
-use runtime::{Instant, Runtime, Stream};
+use runtime::{Instant, Notify, Runtime, Stream};
 
 use super::{
     limits::{Budget, Limits},
     outbox::Outbox,
 };
-use crate::notify::Notify;
 
 /// How often the task looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

@@ -9,7 +9,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use crate::notify::Notify;
+use runtime::Notify;
 
 /// Requests a connection may have without a response.
 pub(crate) const IN_FLIGHT_MAX: usize = 4096;

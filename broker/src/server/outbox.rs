@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_lite::future;
-use runtime::{Frozen, Instant, Runtime, Stream};
+use runtime::{Frozen, Instant, Notify, Runtime, Stream};
 use storage::{Log, LogFailed};
 
 use super::{
@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     native::{self, ReplyTo},
-    notify::Notify,
     request::Slice,
 };
 

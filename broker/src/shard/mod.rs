@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_lite::future;
-use runtime::{Runtime, mesh::Sender};
+use runtime::{Notify, Runtime, mesh::Sender};
 use rustc_hash::FxHashMap;
 use storage::{Log, LogFailed, journal::WriteError};
 use wire::PartitionId;
@@ -25,7 +25,6 @@ use crate::{
     handler::init_producer::ProducerIds,
     meta::MetaLog,
     metrics::{Metric, Metrics, Reading},
-    notify::Notify,
     partition::Partition,
     server::{
         connection::{self, Arrival},

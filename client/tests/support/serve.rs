@@ -413,7 +413,6 @@ fn describe(header: RequestHeader, state: &State, request: topic_describe::Reque
         log_start_offset: state.logs[&partition].start,
         high_watermark: state.logs[&partition].next,
         log_end_offset: state.logs[&partition].next,
-        bytes: 0,
     };
     let partitions: Vec<_> = (0..).zip(&topic.partitions).map(partition).collect();
     let settings: Vec<_> = topic.settings.iter().map(|(key, value)| Setting { key, value }).collect();

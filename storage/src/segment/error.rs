@@ -54,6 +54,11 @@ pub enum SegmentError {
 }
 
 impl SegmentError {
+    /// Whether there is no such file: a merge may have replaced the segment.
+    pub(crate) fn is_missing_file(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     pub(crate) fn io(file: &Path, position: u64, bytes: u64) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { file: file.display().to_string(), position, bytes, source }
     }

@@ -10,7 +10,7 @@ use std::{
     rc::Rc,
 };
 
-use runtime::Runtime;
+use runtime::{Lock, Runtime};
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     error::SegmentError,
     reader::{Run, SegmentReader},
 };
-use crate::{PartitionId, notify::Lock};
+use crate::PartitionId;
 
 /// Files kept open at once; a process has a thousand by default, and sockets want most of them.
 const FILES_MAX: usize = 256;

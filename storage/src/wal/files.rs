@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-use runtime::{File, OpenMode, Runtime};
+use runtime::{File, Notify, OpenMode, Runtime};
 
-use crate::{error::LogFailed, notify::Notify};
+use crate::error::LogFailed;
 
 /// Bytes of a new log's first file that are written out before it serves; the rest follows while it does.
 const PREWRITTEN_AT_START_BYTES: u64 = 1 << 20;

@@ -20,14 +20,13 @@ use std::{
     task::Waker,
 };
 
-use runtime::{Instant, Runtime};
+use runtime::{Instant, Notify, Runtime};
 
 use self::{files::Files, queue::Queue};
 use crate::{
     error::LogFailed,
     group::{Entry, EntryKind, Tail},
     memtables::Memtables,
-    notify::Notify,
     partition::State,
     synced::{Lsn, Synced},
 };

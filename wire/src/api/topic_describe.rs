@@ -60,8 +60,6 @@ pub struct Partition {
     pub high_watermark: u64,
     /// The offset that the next record gets.
     pub log_end_offset: u64,
-    /// Bytes of its batches, in memory or on disk.
-    pub bytes: u64,
 }
 
 impl<'a> Message<'a> for Request<'a> {
@@ -115,7 +113,7 @@ impl<'a> Item<'a> for Topic<'a> {
 }
 
 impl<'a> Item<'a> for Partition {
-    const BYTES_MIN: usize = 56;
+    const BYTES_MIN: usize = 48;
 
     fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self {
@@ -128,7 +126,6 @@ impl<'a> Item<'a> for Partition {
             log_start_offset: reader.u64("log_start_offset")?,
             high_watermark: reader.u64("high_watermark")?,
             log_end_offset: reader.u64("log_end_offset")?,
-            bytes: reader.u64("bytes")?,
         })
     }
 
@@ -142,6 +139,5 @@ impl<'a> Item<'a> for Partition {
         writer.u64(self.log_start_offset);
         writer.u64(self.high_watermark);
         writer.u64(self.log_end_offset);
-        writer.u64(self.bytes);
     }
 }

@@ -226,7 +226,6 @@ struct ShownPartition {
     log_start_offset: u64,
     high_watermark: u64,
     log_end_offset: u64,
-    bytes: u64,
 }
 
 impl From<&TopicDescription> for Shown {
@@ -241,7 +240,6 @@ impl From<&TopicDescription> for Shown {
             log_start_offset: partition.log_start_offset,
             high_watermark: partition.high_watermark,
             log_end_offset: partition.log_end_offset,
-            bytes: partition.bytes,
         };
         Self {
             name: topic.name.clone(),
@@ -263,7 +261,7 @@ impl Shown {
         for (key, value) in &self.settings {
             text += &format!("setting     {key}={value}\n");
         }
-        let head = ["PARTITION", "STATE", "LEADER", "SHARD", "EPOCH", "START", "HIGH WATERMARK", "END", "BYTES"];
+        let head = ["PARTITION", "STATE", "LEADER", "SHARD", "EPOCH", "START", "HIGH WATERMARK", "END"];
         let row = |partition: &ShownPartition| {
             let numbers = [
                 u64::from(partition.leader_node),
@@ -272,12 +270,11 @@ impl Shown {
                 partition.log_start_offset,
                 partition.high_watermark,
                 partition.log_end_offset,
-                partition.bytes,
             ];
             let texts = [partition.partition.to_string(), partition.error.unwrap_or("ok").to_owned()];
             texts.into_iter().chain(numbers.iter().map(u64::to_string)).collect()
         };
-        text + "\n" + &table(&head, 7, self.partitions.iter().map(row))
+        text + "\n" + &table(&head, 6, self.partitions.iter().map(row))
     }
 }
 

@@ -13,6 +13,7 @@ mod block;
 mod file;
 pub mod mesh;
 mod net;
+mod notify;
 pub mod sim;
 mod time;
 
@@ -21,6 +22,7 @@ use std::{future::Future, path::Path, time::Duration};
 pub use block::{BLOCK_ALIGNMENT, Block, Frozen};
 pub use file::{DirEntry, File, OpenMode, Space};
 pub use net::{Listener, Stream};
+pub use notify::{Held, Lock, Notify};
 pub use time::Instant;
 
 /// What one shard may ask of the machine. A clone is another handle to the same shard.

@@ -12,8 +12,8 @@ use std::{
 };
 
 /// A place to wait at.
-#[derive(Default)]
-pub(crate) struct Notify {
+#[derive(Debug, Default)]
+pub struct Notify {
     /// By ticket, ascending.
     waiting: RefCell<Vec<(u64, Waker)>>,
     tickets: Cell<u64>,
@@ -21,7 +21,7 @@ pub(crate) struct Notify {
 
 impl Notify {
     /// Waits until `found` answers something. It is asked at once, and after every [`Self::wake`].
-    pub(crate) async fn until<T>(&self, mut found: impl FnMut() -> Option<T>) -> T {
+    pub async fn until<T>(&self, mut found: impl FnMut() -> Option<T>) -> T {
         let mut place = Place { notify: self, ticket: None };
         poll_fn(|context| match found() {
             Some(found) => Poll::Ready(found),
@@ -31,12 +31,12 @@ impl Notify {
     }
 
     /// Whether anyone waits.
-    pub(crate) fn is_waited_for(&self) -> bool {
+    pub fn is_waited_for(&self) -> bool {
         !self.waiting.borrow().is_empty()
     }
 
     /// Lets every waiter look again.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         let mut waiting = self.waiting.borrow_mut();
         // Taken out first: a waker may run code that comes back here. The usual single waiter leaves the memory to the
         // next one.
@@ -84,6 +84,33 @@ impl Drop for Place<'_> {
     }
 }
 
+/// Lets one task at a time do what must not interleave across its waits.
+#[derive(Debug, Default)]
+pub struct Lock {
+    held: Cell<bool>,
+    freed: Notify,
+}
+
+/// Frees its [`Lock`] when dropped.
+#[derive(Debug)]
+#[must_use = "a lock is free again when this is dropped"]
+pub struct Held<'a>(&'a Lock);
+
+impl Lock {
+    /// Waits until nobody holds it, and takes it.
+    pub async fn lock(&self) -> Held<'_> {
+        self.freed.until(|| (!self.held.replace(true)).then_some(())).await;
+        Held(self)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.held.set(false);
+        self.0.freed.wake();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{future::Future, pin::pin};
@@ -114,5 +141,16 @@ mod tests {
         open.set(true);
         notify.wake();
         assert_eq!(wait.as_mut().poll(&mut context), Poll::Ready(7));
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one() {
+        let lock = Lock::default();
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(held) = pin!(lock.lock()).poll(&mut context) else { panic!("nobody holds it") };
+        let mut other = pin!(lock.lock());
+        assert!(other.as_mut().poll(&mut context).is_pending());
+        drop(held);
+        assert!(other.as_mut().poll(&mut context).is_ready());
     }
 }
