@@ -3,7 +3,7 @@
 //! One flush edit carries everything that lived only in that WAL file, so no crash finds half of it. Before it, an intent
 //! names the segments about to be written: what a crash leaves of them is deleted at the next start.
 
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use std::{collections::BTreeSet, hint::black_box, rc::Rc, time::Duration};
 
 use runtime::Runtime;
 
@@ -12,12 +12,18 @@ use crate::{
     error::LogFailed,
     log::Shared,
     manifest::{Edit, Flush, Flushed, FlushedPartition, Intent},
-    memtable::Memtable,
-    segment::{self, Planned, SegmentId, SegmentMeta, SegmentWriter},
+    memtable::{Memtable, Slot},
+    segment::{self, Planned, SegmentId, SegmentMeta, SegmentWriter, WriteError},
 };
 
-/// How often the age of a sealed memtable is looked at.
-const AGE_LOOK: Duration = Duration::from_secs(1);
+/// How often the clock looks at the age of the oldest sealed memtable, and at whether the log is quiet.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Bytes copied before the shard's other work has its turn.
+const TURN_BYTES: usize = 256 << 10;
+/// Finding a batch costs as much as copying so many bytes: a cache miss or two.
+const BATCH_COST_BYTES: usize = 512;
+/// Batches of one partition lie all over a memtable; so many are fetched at a time, for their misses to overlap.
+const FETCHED_TOGETHER: usize = 16;
 
 /// Flushes sealed memtables when they have to go, until the log is closed.
 pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFailed> {
@@ -29,8 +35,8 @@ pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFail
                 if wal.is_closing() || wal.failure().is_some() {
                     return Some(false);
                 }
-                let due = wal.memtables.borrow().presses() || is_aged(&shared);
-                due.then_some(true)
+                let is_due = wal.memtables.borrow().presses() || is_aged(&shared) || is_quiet(&shared);
+                is_due.then_some(true)
             })
             .await;
         if !go_on {
@@ -40,7 +46,7 @@ pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFail
     }
 }
 
-/// Wakes the flush when a memtable has waited long enough, until the log is closed.
+/// Wakes the flush when a memtable has waited long enough or the log is quiet, until the log is closed.
 pub(crate) async fn run_clock<R: Runtime>(shared: Rc<Shared<R>>) {
     let wal = &shared.wal;
     loop {
@@ -49,8 +55,12 @@ pub(crate) async fn run_clock<R: Runtime>(shared: Rc<Shared<R>>) {
         if ends() {
             return;
         }
-        shared.rt.sleep(AGE_LOOK.min(shared.options.flush_age_max)).await;
-        if is_aged(&shared) {
+        let lsn_before = wal.lsn_last();
+        shared.rt.sleep(LOOK_EVERY.min(shared.options.flush_age_max)).await;
+        if wal.lsn_last() == lsn_before {
+            shared.quiet_since_lsn.set(Some(lsn_before));
+        }
+        if is_aged(&shared) || is_quiet(&shared) {
             wal.flushable.wake();
         }
     }
@@ -74,6 +84,11 @@ fn is_aged<R: Runtime>(shared: &Shared<R>) -> bool {
     sealed_at.is_some_and(|at| shared.rt.now().since(at) >= shared.options.flush_age_max)
 }
 
+/// Whether nothing was appended lately: then a flush is in nobody's way, and the next burst finds all memory free.
+fn is_quiet<R: Runtime>(shared: &Shared<R>) -> bool {
+    shared.wal.oldest_sealed_at().is_some() && shared.quiet_since_lsn.get() == Some(shared.wal.lsn_last())
+}
+
 async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFailed> {
     let _alone = shared.maintenance.lock().await;
     let Some(work) = Work::of_oldest(shared) else { return Ok(()) };
@@ -84,7 +99,7 @@ async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFaile
         intent: intent.map(|intent| intent.first),
         segments,
         through: work.through,
-        partitions: work.partitions.iter().map(|partition| partition.flushed.clone()).collect(),
+        partitions: work.partitions,
         dropped: Vec::new(),
     };
     shared.edit(Edit::Flush(flush)).await?;
@@ -100,20 +115,14 @@ async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFaile
 }
 
 /// What a flush is about to do, decided before it waits for anything.
-struct Work<R: Runtime> {
+struct Work {
     through: Flushed,
-    partitions: Vec<FlushingPartition<R>>,
+    partitions: Vec<FlushedPartition>,
     planned: Vec<Planned>,
 }
 
-struct FlushingPartition<R: Runtime> {
-    flushed: FlushedPartition,
-    runs: Vec<R::Frozen>,
-    bytes: u64,
-}
-
-impl<R: Runtime> Work<R> {
-    fn of_oldest(shared: &Shared<R>) -> Option<Self> {
+impl Work {
+    fn of_oldest<R: Runtime>(shared: &Shared<R>) -> Option<Self> {
         let memtables = shared.wal.memtables.borrow();
         let sealed = memtables.oldest_sealed()?;
         let through = Flushed { salt: sealed.file.salt, lsn: sealed.memtable.last_lsn().max(shared.flushed_lsn.get()) };
@@ -121,60 +130,113 @@ impl<R: Runtime> Work<R> {
         let reserved = shared.partitions.borrow();
         let reserved = reserved.values().filter(|state| state.reservation().is_some()).map(|state| state.id);
         let ids: BTreeSet<PartitionId> = sealed.memtable.partitions().into_iter().chain(reserved).collect();
-        let partitions: Vec<_> =
-            ids.into_iter().map(|id| FlushingPartition::of(shared, &sealed.memtable, id, through.lsn)).collect();
-        let sizes = partitions.iter().map(|partition| (partition.flushed.partition, partition.bytes));
-        let planned = segment::plan(sizes, &shared.options.compaction.limits);
+        let bytes_of = |id: PartitionId| sealed.memtable.partition(id).map_or(0, |index| index.batch_bytes());
+        let planned = segment::plan(ids.iter().map(|&id| (id, bytes_of(id))), &shared.options.compaction.limits);
+        let partitions =
+            ids.into_iter().map(|id| flushed_partition(shared, &sealed.memtable, id, through.lsn)).collect();
         Some(Self { through, partitions, planned })
-    }
-
-    fn partition(&self, id: PartitionId) -> &FlushingPartition<R> {
-        let place = self.partitions.binary_search_by_key(&id, |partition| partition.flushed.partition);
-        &self.partitions[place.expect("only what is flushed is planned")]
     }
 }
 
-impl<R: Runtime> FlushingPartition<R> {
-    fn of(shared: &Shared<R>, memtable: &Memtable<R::Block>, id: PartitionId, through: u64) -> Self {
-        let manifest = shared.manifest_state();
-        let known = manifest.partitions.get(&id);
-        let flushed_before = known.map_or(0, |known| known.flushed_end);
-        let state = shared.state(id);
-        let mut runs = Vec::new();
-        let taken = memtable.read(id, 0, u64::MAX, usize::MAX, None, &mut runs);
-        let flushed_end = taken.map_or(flushed_before, |taken| taken.next_offset);
-        let epochs = state.epochs.borrow();
-        let epochs = epochs.iter().filter(|start| (flushed_before..flushed_end).contains(&start.offset));
-        let flushed = FlushedPartition {
-            partition: id,
-            log_start: state.offsets().log_start,
-            flushed_end,
-            reserved_end: state.reservation().unwrap_or(0),
-            epochs: epochs.copied().collect(),
-            producers: taken.map(|_| state.producers.borrow().encode(through)),
-        };
-        Self { flushed, runs, bytes: memtable.partition(id).map_or(0, |index| index.batch_bytes()) }
+fn flushed_partition<R: Runtime>(
+    shared: &Shared<R>,
+    memtable: &Memtable<R::Block>,
+    id: PartitionId,
+    through: u64,
+) -> FlushedPartition {
+    let manifest = shared.manifest_state();
+    let known = manifest.partitions.get(&id);
+    let flushed_before = known.map_or(0, |known| known.flushed_end);
+    let state = shared.state(id);
+    let last = memtable.partition(id).and_then(|index| index.slots().last());
+    let flushed_end = last.map_or(flushed_before, Slot::next_offset);
+    let epochs = state.epochs.borrow();
+    let epochs = epochs.iter().filter(|start| (flushed_before..flushed_end).contains(&start.offset));
+    FlushedPartition {
+        partition: id,
+        log_start: state.offsets().log_start,
+        flushed_end,
+        reserved_end: state.reservation().unwrap_or(0),
+        epochs: epochs.copied().collect(),
+        producers: last.map(|_| state.producers.borrow().encode(through)),
     }
 }
 
 async fn write_segments<R: Runtime>(
     shared: &Shared<R>,
-    work: &Work<R>,
+    work: &Work,
     intent: Option<Intent>,
 ) -> Result<Vec<SegmentMeta>, LogFailed> {
     let Some(intent) = intent else { return Ok(Vec::new()) };
     let dir = segment::directory(&shared.dir);
     let failed = |error| LogFailed::new("flushing to", &dir, error);
     let mut segments = Vec::new();
+    let mut turn_bytes = 0;
     for (id, planned) in (intent.first.0..).map(SegmentId).zip(&work.planned) {
         let mut writer = SegmentWriter::create(&shared.rt, &dir, id, shared.id, 0).await.map_err(failed)?;
         for &partition in &planned.partitions {
-            for run in &work.partition(partition).runs {
-                writer.push(partition, run).await.map_err(failed)?;
-            }
+            write_partition(shared, partition, &mut writer, &mut turn_bytes).await.map_err(failed)?;
         }
         segments.push(writer.finish().await.map_err(failed)?);
     }
     shared.rt.sync_dir(&dir).await.map_err(|error| LogFailed::new("syncing", &dir, error))?;
     Ok(segments)
+}
+
+/// Copies a partition's batches from the oldest sealed memtable, which nobody else changes while a flush holds the lock of
+/// maintenance.
+async fn write_partition<R: Runtime>(
+    shared: &Shared<R>,
+    partition: PartitionId,
+    writer: &mut SegmentWriter<R>,
+    turn_bytes: &mut usize,
+) -> Result<(), WriteError> {
+    let mut next = 0;
+    loop {
+        match copy(shared, partition, writer, &mut next, turn_bytes)? {
+            Copied::Some => {
+                shared.rt.sleep(Duration::ZERO).await;
+                *turn_bytes = 0;
+            }
+            Copied::UpTo(batch) => writer.push(partition, &batch).await?,
+            Copied::All => return Ok(()),
+        }
+    }
+}
+
+/// How far copying came.
+enum Copied<F> {
+    /// The turn is over, and there may be more.
+    Some,
+    /// The block that is being filled has no room for this batch, which counts as copied.
+    UpTo(F),
+    /// Everything was copied.
+    All,
+}
+
+/// Copies batches from the `next` one on, as many as may be without waiting.
+fn copy<R: Runtime>(
+    shared: &Shared<R>,
+    partition: PartitionId,
+    writer: &mut SegmentWriter<R>,
+    next: &mut usize,
+    turn_bytes: &mut usize,
+) -> Result<Copied<R::Frozen>, WriteError> {
+    let memtables = shared.wal.memtables.borrow();
+    let memtable = &memtables.oldest_sealed().expect("only a flush takes it away").memtable;
+    let slots = memtable.partition(partition).map_or(&[][..], |index| &index.slots()[*next..]);
+    for together in slots.chunks(FETCHED_TOGETHER) {
+        if *turn_bytes >= TURN_BYTES {
+            return Ok(Copied::Some);
+        }
+        black_box(together.iter().fold(0, |all, slot| all ^ memtable.batch(slot)[slot.bytes as usize - 1]));
+        for slot in together {
+            *next += 1;
+            *turn_bytes += slot.bytes as usize + BATCH_COST_BYTES;
+            if !writer.try_push(partition, memtable.batch(slot))? {
+                return Ok(Copied::UpTo(memtable.frozen(slot)));
+            }
+        }
+    }
+    Ok(Copied::All)
 }

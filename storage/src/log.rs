@@ -107,6 +107,8 @@ pub(crate) struct Shared<R: Runtime> {
     /// There may be something to merge.
     pub(crate) mergeable: Notify,
     pub(crate) flushed_lsn: Cell<Lsn>,
+    /// The last group as of the last time that none was written for a while.
+    pub(crate) quiet_since_lsn: Cell<Option<Lsn>>,
     pub(crate) tasks: RefCell<Vec<R::Task<()>>>,
     pub(crate) counters: Counters,
 }

@@ -137,6 +137,8 @@ pub struct Taken {
     pub bytes: usize,
     /// The offset behind the last batch taken.
     pub next_offset: u64,
+    /// Whether the next batch was left behind: whatever comes after it must not be taken.
+    pub is_over: bool,
 }
 
 /// See the module.
@@ -247,9 +249,10 @@ impl<B: Block> Memtable<B> {
         for slot in &index.slots[index.locate(offset)..] {
             let bytes = taken.map_or(0, |taken| taken.bytes) + slot.bytes as usize;
             if slot.next_offset() > end_offset || (taken.is_some() && bytes > bytes_max) {
+                taken = taken.map(|taken| Taken { is_over: true, ..taken });
                 break;
             }
-            taken = Some(Taken { bytes, next_offset: slot.next_offset() });
+            taken = Some(Taken { bytes, next_offset: slot.next_offset(), is_over: false });
             match &mut run {
                 Some((group, range)) if *group == slot.group && range.end == slot.position as usize => {
                     range.end = slot.end();
@@ -267,6 +270,11 @@ impl<B: Block> Memtable<B> {
     /// The bytes of one batch.
     pub fn batch(&self, slot: &Slot) -> &[u8] {
         &self.groups[slot.group as usize][slot.position as usize..slot.end()]
+    }
+
+    /// The same as a handle to them.
+    pub(crate) fn frozen(&self, slot: &Slot) -> B::Frozen {
+        self.slice((slot.group, slot.position as usize..slot.end()))
     }
 
     /// Drops what reaches to `next_offset` of a partition or beyond it.

@@ -138,7 +138,7 @@ impl<R: Runtime> Memtables<R> {
         for memtable in self.all() {
             let from = taken.map_or(offset, |taken: Taken| taken.next_offset);
             taken = memtable.read(partition, from, end_offset, bytes_max, taken, slices);
-            if taken.is_some_and(|taken| taken.bytes >= bytes_max) {
+            if taken.is_some_and(|taken| taken.is_over) {
                 break;
             }
         }

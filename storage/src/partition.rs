@@ -20,7 +20,7 @@ use crate::{
     error::{AppendError, LogFailed, ReadError, TruncateError},
     group::{Entry, EntryKind},
     log::Shared,
-    manifest::{Edit, EpochStart},
+    manifest::{Edit, EpochStart, add_lost},
     offset::Offsets,
     producer_state::{Producers, Sequence, SequenceError, Verdict},
     segment::{Extent, SegmentError, SegmentMeta, reader::Run},
@@ -170,7 +170,7 @@ impl State {
 
     /// Recovery gives up offsets that were handed out and not synced: the log goes on behind them.
     pub(crate) fn lose(&self, offsets: Range<u64>) {
-        self.lost.borrow_mut().push(offsets);
+        add_lost(&mut self.lost.borrow_mut(), offsets);
         self.skip_lost();
     }
 

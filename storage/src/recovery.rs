@@ -102,6 +102,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         maintenance: Lock::default(),
         mergeable: Notify::default(),
         flushed_lsn: Cell::new(flushed_lsn),
+        quiet_since_lsn: Cell::new(None),
         tasks: RefCell::default(),
         counters: Counters::default(),
         options,

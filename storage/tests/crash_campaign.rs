@@ -4,7 +4,7 @@
 //! the log recovers, sometimes crashing again while it does, and work goes on. Writers of `durable` partitions are
 //! idempotent and repeat what was under way, so a record that appears twice is a violation as much as one that is gone.
 //!
-//! `cargo test` runs a few hundred crashes. The campaign: `STREAMBUS_CRASHES=20000 cargo test --release -p storage --test
+//! `cargo test` runs 800 crashes. The campaign: `STREAMBUS_CRASHES=20000 cargo test --release -p storage --test
 //! crash_campaign -- --nocapture`; one seed: `STREAMBUS_SEED=42`.
 
 mod support;
@@ -23,7 +23,7 @@ use wire::record::{Batch, Producer};
 /// Crashes in one life story.
 const CRASHES_PER_SEED: u64 = 4;
 /// What `cargo test` does.
-const CRASHES_DEFAULT: u64 = 400;
+const CRASHES_DEFAULT: u64 = 800;
 /// Partitions 1 to 3 are `durable`, partition 4 is `memory`.
 const PARTITIONS: u64 = 4;
 const MEMORY_PARTITION: u64 = 4;

@@ -8,7 +8,7 @@ use runtime::{
     Runtime,
     sim::{Crash, SimRuntime, seeds},
 };
-use storage::{AppendError, Durability, PartitionId, ReadError};
+use storage::{AppendError, Durability, Log, LogOptions, PartitionId, ReadError};
 use support::{append_acked, batch, durable, open, read_all, simulation};
 use wire::record::{Batch, Producer};
 
@@ -273,5 +273,75 @@ fn reads_outside_the_log_say_what_there_is() {
         let large = batch(&(0..200).collect::<Vec<_>>(), Producer::NONE);
         let refused = partition.append(&Batch::parse_one(&large).unwrap(), 1);
         assert!(matches!(refused, Err(AppendError::TooLarge { .. })), "{refused:?}");
+    });
+}
+
+#[test]
+fn a_record_is_found_by_its_time_while_flushes_and_merges_move_it() {
+    for seed in seeds(20) {
+        let simulation = simulation(seed);
+        let node = simulation.add_node();
+        let story = move |rt: SimRuntime| async move {
+            let log = open(&rt).await.unwrap();
+            let partition = durable(&log, 1);
+            let writing = rt.spawn({
+                let (log, partition) = (log.clone(), durable(&log, 1));
+                async move {
+                    for value in 0..600u64 {
+                        log.admit().await;
+                        append_acked(&log, &partition, &[value]).await;
+                    }
+                }
+            });
+            while partition.offsets().high_watermark < 600 {
+                rt.sleep(Duration::from_micros(rt.random_u64() % 1000)).await;
+                for value in (0..partition.offsets().high_watermark).rev().step_by(50) {
+                    let found = partition.offset_at(value as i64).await.unwrap().map(|found| found.0);
+                    assert_eq!(found, Some(value));
+                }
+            }
+            writing.await;
+            assert!(log.stats().merges > 0, "{:?}", log.stats());
+        };
+        simulation.block_on(node, story).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+#[test]
+fn a_quiet_log_flushes_what_is_sealed() {
+    runtime::sim::block_on(7, move |rt: SimRuntime| async move {
+        rt.create_dir_all(support::DIR.as_ref()).await.unwrap();
+        let flush_age_max = Duration::from_secs(3600);
+        let options = LogOptions { memtable_bytes: 1 << 20, flush_age_max, ..support::small() };
+        let log = Log::open(rt.clone(), support::DIR.as_ref(), options).await.unwrap();
+        let partition = durable(&log, 1);
+        for value in 0..100 {
+            append_acked(&log, &partition, &[value]).await;
+        }
+        assert_eq!(log.stats().flushes, 0, "nothing presses yet: {:?}", log.stats());
+        rt.sleep(Duration::from_secs(3)).await;
+        assert!(log.stats().flushes > 0, "{:?}", log.stats());
+    });
+}
+
+#[test]
+fn a_read_has_no_holes_whatever_its_limit() {
+    runtime::sim::block_on(8, move |rt: SimRuntime| async move {
+        let log = open(&rt).await.unwrap();
+        let partition = durable(&log, 1);
+        for value in 0..400u64 {
+            log.admit().await;
+            append_acked(&log, &partition, &[value * 31]).await;
+            for _ in 0..5 {
+                // Near the end, where batches lie in several memtables.
+                let offset = value - rt.random_u64() % (value + 1).min(16);
+                let bytes_max = (rt.random_u64() % 2000) as usize;
+                let batches = partition.read(offset, bytes_max).await.unwrap();
+                let bytes: Vec<u8> = batches.slices.iter().flat_map(|slice| slice.to_vec()).collect();
+                let found: Vec<u64> = support::records(&bytes).iter().map(|(offset, _)| *offset).collect();
+                assert!(!found.is_empty());
+                assert_eq!(found, (offset..batches.next_offset).collect::<Vec<_>>(), "at most {bytes_max} bytes");
+            }
+        }
     });
 }

@@ -29,6 +29,7 @@ use crate::{
     segment::SegmentId,
 };
 pub use edit::{Edit, Flush, Flushed, FlushedPartition, INTENT_SEGMENTS_MAX, Intent, Merge};
+pub(crate) use state::add_lost;
 pub use state::{Clip, Cut, EpochStart, Evidence, Fate, Inconsistent, Partition, Refusal, State};
 
 /// Its files are called `manifest-…`.

@@ -432,19 +432,24 @@ impl Partition {
         }
     }
 
-    /// Adds a range of lost offsets, joined with those it touches.
-    fn lose(&mut self, mut range: Range<u64>) {
-        if range.is_empty() {
-            return;
-        }
-        self.lost.retain(|other| {
-            let touches = other.start <= range.end && range.start <= other.end;
-            if touches {
-                range = range.start.min(other.start)..range.end.max(other.end);
-            }
-            !touches
-        });
-        let place = self.lost.partition_point(|other| other.start < range.start);
-        self.lost.insert(place, range);
+    fn lose(&mut self, range: Range<u64>) {
+        add_lost(&mut self.lost, range);
     }
+}
+
+/// Adds a range of lost offsets, joined with those it touches: a reader is told of a range before it goes on behind it, so
+/// no two may meet.
+pub(crate) fn add_lost(lost: &mut Vec<Range<u64>>, mut range: Range<u64>) {
+    if range.is_empty() {
+        return;
+    }
+    lost.retain(|other| {
+        let touches = other.start <= range.end && range.start <= other.end;
+        if touches {
+            range = range.start.min(other.start)..range.end.max(other.end);
+        }
+        !touches
+    });
+    let place = lost.partition_point(|other| other.start < range.start);
+    lost.insert(place, range);
 }

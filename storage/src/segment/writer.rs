@@ -51,6 +51,25 @@ impl<R: Runtime> SegmentWriter<R> {
     /// # Errors
     /// Any: then the segment is lost, and the caller removes its file.
     pub async fn push(&mut self, partition: PartitionId, batches: &[u8]) -> Result<(), WriteError> {
+        self.index(partition, batches)?;
+        self.file.append(batches).await
+    }
+
+    /// The same without ever waiting; `false`, and nothing was added, if the block at hand has no room for them.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn try_push(&mut self, partition: PartitionId, batches: &[u8]) -> Result<bool, WriteError> {
+        if batches.len() >= self.file.room() {
+            return Ok(false);
+        }
+        self.index(partition, batches)?;
+        self.file.fill(batches);
+        Ok(true)
+    }
+
+    /// Notes where batches are about to be.
+    fn index(&mut self, partition: PartitionId, batches: &[u8]) -> Result<(), WriteError> {
         let mut position = self.file.end();
         for batch in Batches::new(batches) {
             let batch = batch.map_err(|source| WriteError::Batch { file: self.file.name(), source })?;
@@ -59,7 +78,7 @@ impl<R: Runtime> SegmentWriter<R> {
                 .map_err(|source| WriteError::Disorder { file: self.file.name(), source })?;
             position += batch.bytes().len() as u64;
         }
-        self.file.append(batches).await
+        Ok(())
     }
 
     /// Bytes of batches added so far.
@@ -129,22 +148,35 @@ impl<R: Runtime> Output<R> {
         self.position + self.filled as u64
     }
 
+    /// How much the block at hand takes.
+    fn room(&self) -> usize {
+        self.block.len() - self.filled
+    }
+
     async fn append(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
         while !bytes.is_empty() {
-            let pending = self.filled - self.checksummed;
-            let room = (self.block.len() - self.filled).min(self.checksums.room() - pending);
-            let (head, rest) = bytes.split_at(bytes.len().min(room));
-            self.block[self.filled..self.filled + head.len()].copy_from_slice(head);
-            self.filled += head.len();
-            if head.len() == room {
-                self.update_checksums();
-            }
-            if self.filled == self.block.len() {
+            let (head, rest) = bytes.split_at(bytes.len().min(self.room()));
+            self.fill(head);
+            if self.room() == 0 {
                 self.write_block().await?;
             }
             bytes = rest;
         }
         Ok(())
+    }
+
+    /// Copies into the block at hand, which has room for it.
+    fn fill(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let until_checksum = self.checksums.room() - (self.filled - self.checksummed);
+            let (head, rest) = bytes.split_at(bytes.len().min(until_checksum));
+            self.block[self.filled..self.filled + head.len()].copy_from_slice(head);
+            self.filled += head.len();
+            if head.len() == until_checksum {
+                self.update_checksums();
+            }
+            bytes = rest;
+        }
     }
 
     /// Adds zeros up to a whole page.

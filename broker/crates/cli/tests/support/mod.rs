@@ -50,7 +50,7 @@ pub(crate) fn scratch() -> TempDir {
 }
 
 /// A small broker on one core.
-fn serve<'a>(dir: &'a Path, listen: &'a str) -> [&'a str; 9] {
+pub(crate) fn serve<'a>(dir: &'a Path, listen: &'a str) -> [&'a str; 9] {
     let dir = dir.to_str().expect("the target directory is UTF-8");
     ["serve", "--dir", dir, "--listen", listen, "--cores", "0", "--memory", "64MiB"]
 }
