@@ -40,10 +40,13 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
     options.check()?;
     let wal_dir = files::directory(dir);
     let segment_dir = segment::directory(dir);
-    for dir in [&wal_dir, &segment_dir] {
-        rt.create_dir_all(dir).await.map_err(OpenError::io("create", dir))?;
-    }
     let manifest = Manifest::open(&rt, dir).await?;
+    if manifest.is_new() {
+        // Before the manifest's first edit; a log that has one has them.
+        for dir in [&wal_dir, &segment_dir] {
+            rt.create_dir_all(dir).await.map_err(OpenError::io("create", dir))?;
+        }
+    }
     let id = manifest.log_id();
     let clean = manifest.state().clean;
     let found = if clean {
@@ -395,9 +398,9 @@ async fn remove_garbage<R: Runtime>(rt: &R, dir: &Path, manifest: &Manifest) -> 
             Fate::Unknown => tracing::warn!("{} is not a segment of this log; it is left alone", path.display()),
         }
     }
-    rt.sync_dir(dir).await.map_err(OpenError::io("sync", dir))?;
     let segments: Vec<_> = manifest.state().obsolete.iter().copied().collect();
     if !segments.is_empty() {
+        rt.sync_dir(dir).await.map_err(OpenError::io("sync", dir))?;
         let deleted = manifest.apply(Edit::Deleted { segments }).await;
         deleted.map_err(|error| LogFailed::new("writing the manifest in", dir, error))?;
     }

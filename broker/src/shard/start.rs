@@ -238,9 +238,34 @@ struct Begun<R: Runtime> {
 struct Opened<R: Runtime> {
     listener: io::Result<R::Listener>,
     log: Result<Log<R>, storage::OpenError>,
-    metadata: Result<MetaLog, meta::OpenError>,
+    metadata: Result<Metadata, StartError>,
     /// The id of each other shard's log, from shard 1 on; `None` if the shard did not answer.
     other_logs: Vec<Option<Result<u128, storage::OpenError>>>,
+}
+
+/// The metadata, and the leader epoch of this start if it was taken already.
+struct Metadata {
+    log: MetaLog,
+    epoch: Option<i32>,
+}
+
+impl Metadata {
+    /// Opens it. A node that was there before takes its epoch at once, while its logs are still being opened: an epoch in
+    /// which nobody leads costs nothing, and the write would otherwise be waited for.
+    async fn open<R: Runtime>(rt: &R, dir: &Path, node_id: u32) -> Result<Self, StartError> {
+        let mut metadata = Self { log: MetaLog::open(rt, dir).await?, epoch: None };
+        if metadata.log.snapshot().version > 0 {
+            metadata.epoch = Some(metadata.take_epoch(node_id).await?);
+        }
+        Ok(metadata)
+    }
+
+    async fn take_epoch(&self, node_id: u32) -> Result<i32, StartError> {
+        let Outcome::LeaderEpoch(epoch) = self.log.propose(Command::StartNode { node_id }).await? else {
+            unreachable!("of a start")
+        };
+        Ok(epoch)
+    }
 }
 
 /// Brings all shards to where they can serve.
@@ -257,7 +282,7 @@ async fn begin<R: Runtime>(rt: &R, seat: &Seat<R>) -> Result<Begun<R>, StartErro
             let id = id.ok_or(StartError::Silent { shard })?;
             log_ids.push(id.map_err(|source| StartError::Log { shard, source })?);
         }
-        register_logs(&metadata, &log_ids, &seat.settings.dir).await?;
+        register_logs(&metadata.log, &log_ids, &seat.settings.dir).await?;
         let shard = lead(rt, seat, log.clone(), metadata).await?;
         Ok(Begun { shard, listener, lock })
     };
@@ -274,7 +299,8 @@ async fn open_all<R: Runtime>(rt: &R, seat: &Seat<R>) -> Opened<R> {
     let settings = &*seat.settings;
     let opening = order_all(rt, &seat.mesh, Order::Open).await;
     let (own, dir) = (rt.clone(), settings.dir.join("meta"));
-    let metadata = rt.spawn(async move { MetaLog::open(&own, &dir).await });
+    let node_id = settings.node_id;
+    let metadata = rt.spawn(async move { Metadata::open(&own, &dir, node_id).await });
     let listener = rt.listen(settings.listen).await;
     let log = open_log(rt, settings, 0).await;
     let metadata = metadata.await;
@@ -286,10 +312,13 @@ async fn open_all<R: Runtime>(rt: &R, seat: &Seat<R>) -> Opened<R> {
 }
 
 /// Takes a leader epoch and has every shard serve in it.
-async fn lead<R: Runtime>(rt: &R, seat: &Seat<R>, log: Log<R>, metadata: MetaLog) -> Result<Rc<Shard<R>>, StartError> {
+async fn lead<R: Runtime>(rt: &R, seat: &Seat<R>, log: Log<R>, metadata: Metadata) -> Result<Rc<Shard<R>>, StartError> {
     let settings = &*seat.settings;
-    let start = Command::StartNode { node_id: settings.node_id };
-    let Outcome::LeaderEpoch(epoch) = metadata.propose(start).await? else { unreachable!("of a start") };
+    let epoch = match metadata.epoch {
+        Some(epoch) => epoch,
+        None => metadata.take_epoch(settings.node_id).await?,
+    };
+    let metadata = metadata.log;
     let snapshot = metadata.snapshot();
     let node = Node { cluster_id: snapshot.cluster_id.0, node_id: settings.node_id, epoch };
     let serve = |reply| Order::Serve { node, snapshot: Arc::clone(&snapshot), reply };

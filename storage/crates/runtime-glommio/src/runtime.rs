@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ::runtime::{DirEntry, Instant, OpenMode, Runtime, Space};
+use ::runtime::{DirEntry, Instant, Lock, OpenMode, Runtime, Space};
 use glommio::TaskQueueHandle;
 use rustix::{
     rand::{GetRandomFlags, getrandom},
@@ -42,6 +42,7 @@ pub(crate) struct Shard {
     background: TaskQueueHandle,
     /// Devices that glommio has looked at, by number.
     probed: RefCell<BTreeSet<u64>>,
+    probing: Lock,
     random: RefCell<Random>,
     /// Where this process may run; the shard itself is pinned.
     allowed: CpuSet,
@@ -66,6 +67,7 @@ impl GlommioRuntime {
             progress,
             background: task::background_queue(),
             probed: RefCell::default(),
+            probing: Lock::default(),
             random: RefCell::new(Random { bytes: [0; 256], used: 256 }),
             allowed,
         };
@@ -201,6 +203,11 @@ impl Shard {
 
     /// Sees to it that glommio has looked at `device`, on which `directory` lies, before a file there is opened.
     pub(crate) async fn probe(self: &Rc<Self>, device: u64, directory: &Path) -> io::Result<()> {
+        if self.probed.borrow().contains(&device) {
+            return Ok(());
+        }
+        // Files are opened side by side when a shard starts; one look is enough for all.
+        let _alone = self.probing.lock().await;
         if self.probed.borrow().contains(&device) {
             return Ok(());
         }
