@@ -101,11 +101,12 @@ impl<R: Runtime> Watched<R> {
 /// The connections of a shard.
 pub(crate) struct Registry<R: Runtime> {
     connections: RefCell<Vec<Weak<Watched<R>>>>,
+    arrived: Notify,
 }
 
 impl<R: Runtime> Default for Registry<R> {
     fn default() -> Self {
-        Self { connections: RefCell::default() }
+        Self { connections: RefCell::default(), arrived: Notify::default() }
     }
 }
 
@@ -113,6 +114,7 @@ impl<R: Runtime> Registry<R> {
     /// Watches a connection until it is dropped.
     pub(crate) fn add(&self, connection: &Rc<Watched<R>>) {
         self.connections.borrow_mut().push(Rc::downgrade(connection));
+        self.arrived.wake();
     }
 
     /// How many there are.
@@ -123,6 +125,8 @@ impl<R: Runtime> Registry<R> {
     /// Looks at all connections, for as long as the shard runs.
     pub(crate) async fn enforce(&self, rt: &R, limits: &Limits, budget: &Budget) {
         loop {
+            // Without connections there is nothing to look at, and a shard at rest stays at rest.
+            self.arrived.until(|| (self.len() > 0).then_some(())).await;
             rt.sleep(LOOK_EVERY).await;
             let now = rt.now();
             self.each(|connection| {
