@@ -92,8 +92,6 @@ pub struct Broker {
     pub frame_bytes_max: u64,
     /// How long a produce request waits for memory.
     pub produce_wait_max: Duration,
-    /// Partitions of a topic created without a number of them.
-    pub partitions_default: u32,
 }
 
 /// What the log engine reads.
@@ -190,7 +188,6 @@ impl Config {
                 idle_timeout: typed.duration("idle_timeout"),
                 frame_bytes_max: typed.bytes("frame_bytes_max"),
                 produce_wait_max: typed.duration("produce_wait_max"),
-                partitions_default: typed.count("topic.partitions_default") as u32,
             },
             storage: Storage { dir: typed.path("dir"), batch_bytes_max: typed.bytes("batch_bytes_max") },
             admin: Admin { listen: typed.address("admin.listen") },

@@ -123,13 +123,6 @@ pub const PROPERTIES: &[Property] = &[
         help: "The number of this node in its cluster. Never changes.",
     },
     Property {
-        name: "topic.partitions_default",
-        kind: Kind::Count { min: 1, max: 10_000 },
-        default: "1",
-        restart: true,
-        help: "Partitions of a topic that is created without a number of them.",
-    },
-    Property {
         name: "admin.listen",
         kind: Kind::AddressOrOff,
         default: "127.0.0.1:9640",

@@ -122,7 +122,8 @@ fn hello() {
     check(&bytes_of("hello-v0-request"), 1, request);
     let request = hello::Request { protocol_max: 2, shard: Some(3), auth: b"token", ..request };
     check(&bytes_of("hello-v0-request-shard-and-auth"), 1, request);
-    let apis: Vec<_> = hello::ApiVersions::all().collect();
+    // Those of the first version: a vector is never changed.
+    let apis: Vec<_> = hello::ApiVersions::all().take(11).collect();
     let response = hello::Response {
         protocol: 1,
         cluster_id: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff,

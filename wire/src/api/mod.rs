@@ -1,8 +1,7 @@
 //! The API table, and what every message of it can do.
 //!
-//! One file per API holds the request beside the response; their fields stand in the order of their bytes. To add an API: a
-//! row here, a file beside this one, its section in `PROTOCOL.md`, its vectors in `tests/golden.rs`, which fails until all
-//! are there.
+//! One file per API holds the request beside the response; their fields stand in the order of their bytes. How to add one:
+//! `.github/CONTRIBUTING.md`.
 
 use std::ops::RangeInclusive;
 
