@@ -194,7 +194,7 @@ async fn write_partition<R: Runtime>(
     let mut next = 0;
     loop {
         match copy(shared, partition, writer, &mut next, turn_bytes)? {
-            Copied::Some => {
+            Copied::Part => {
                 shared.rt.sleep(Duration::ZERO).await;
                 *turn_bytes = 0;
             }
@@ -207,7 +207,7 @@ async fn write_partition<R: Runtime>(
 /// How far copying came.
 enum Copied<F> {
     /// The turn is over, and there may be more.
-    Some,
+    Part,
     /// The block that is being filled has no room for this batch, which counts as copied.
     UpTo(F),
     /// Everything was copied.
@@ -227,7 +227,7 @@ fn copy<R: Runtime>(
     let slots = memtable.partition(partition).map_or(&[][..], |index| &index.slots()[*next..]);
     for together in slots.chunks(FETCHED_TOGETHER) {
         if *turn_bytes >= TURN_BYTES {
-            return Ok(Copied::Some);
+            return Ok(Copied::Part);
         }
         black_box(together.iter().fold(0, |all, slot| all ^ memtable.batch(slot)[slot.bytes as usize - 1]));
         for slot in together {

@@ -283,7 +283,6 @@ fn a_record_is_found_by_its_time_while_flushes_and_merges_move_it() {
         let node = simulation.add_node();
         let story = move |rt: SimRuntime| async move {
             let log = open(&rt).await.unwrap();
-            let partition = durable(&log, 1);
             let writing = rt.spawn({
                 let (log, partition) = (log.clone(), durable(&log, 1));
                 async move {
@@ -293,12 +292,23 @@ fn a_record_is_found_by_its_time_while_flushes_and_merges_move_it() {
                     }
                 }
             });
-            while partition.offsets().high_watermark < 600 {
-                rt.sleep(Duration::from_micros(rt.random_u64() % 1000)).await;
-                for value in (0..partition.offsets().high_watermark).rev().step_by(50) {
-                    let found = partition.offset_at(value as i64).await.unwrap().map(|found| found.0);
-                    assert_eq!(found, Some(value));
-                }
+            let looking: Vec<_> = (0..8)
+                .map(|_| {
+                    let (rt, partition) = (rt.clone(), durable(&log, 1));
+                    rt.clone().spawn(async move {
+                        while partition.offsets().high_watermark < 600 {
+                            rt.sleep(Duration::from_micros(rt.random_u64() % 200)).await;
+                            let acked = partition.offsets().high_watermark;
+                            // Near the end: about to be flushed.
+                            let value = acked.saturating_sub(1 + rt.random_u64() % 24);
+                            let found = partition.offset_at(value as i64).await.unwrap().map(|found| found.0);
+                            assert!(acked == 0 || found == Some(value), "{found:?} for {value} of {acked}");
+                        }
+                    })
+                })
+                .collect();
+            for looking in looking {
+                looking.await;
             }
             writing.await;
             assert!(log.stats().merges > 0, "{:?}", log.stats());
