@@ -123,6 +123,7 @@ impl From<&BatchError> for ErrorCode {
             BatchError::Magic { .. }
             | BatchError::UnknownCodec { .. }
             | BatchError::Compressed { .. }
+            | BatchError::Decompress { .. }
             | BatchError::RecordCount { .. }
             | BatchError::Control
             | BatchError::Producer { .. }

@@ -22,6 +22,7 @@ fn check_all(bytes: &[u8]) {
     checks::request_decoded(bytes);
     checks::response_decoded(bytes);
     checks::batches_walked(bytes);
+    checks::stream_decompressed(bytes);
 }
 
 /// A vector with its frame header and without, and behind every API key.

@@ -12,10 +12,14 @@ use wire::{
     frame::{Decoded, Frame},
     header::{HEADER_BYTES, Header, RequestHeader, ResponseHeader},
     protocol::{self, PREFACE_BYTES, Protocol},
-    record::{Batch, BatchBuilder, BatchError, Batches, HEADER_BYTES as BATCH_HEADER_BYTES},
+    record::{
+        Batch, BatchBuilder, BatchError, Batches, Codec, HEADER_BYTES as BATCH_HEADER_BYTES,
+        compression::{compress, decompress},
+    },
 };
 
 const FRAME_BYTES_MAX: usize = 1 << 20;
+const DECOMPRESSED_BYTES_MAX: usize = 1 << 16;
 
 /// A connection's first bytes are told apart by eight, and what they were told to be stays.
 pub fn protocol_detected(bytes: &[u8]) {
@@ -113,7 +117,10 @@ pub fn batches_walked(bytes: &[u8]) {
         _ = batch.verify_crc();
         let verified = batch.verify_for_produce();
         match batch.records() {
-            Err(error) => assert!(matches!(error, BatchError::Compressed { .. })),
+            Err(error) => {
+                assert!(matches!(error, BatchError::Compressed { .. }));
+                uncompressed(&batch);
+            }
             Ok(records) => {
                 let all_read = records.clone().all(|record| record.is_ok());
                 assert_eq!(batch.verify_records().is_ok(), all_read);
@@ -126,6 +133,37 @@ pub fn batches_walked(bytes: &[u8]) {
         }
     }
     assert_eq!(taken, bytes.len());
+}
+
+/// A compressed batch is refused, or is within the bounds and the same batch with its records as they are.
+fn uncompressed(batch: &Batch<'_>) {
+    let mut buffer = Vec::new();
+    let Ok(records) = batch.records_decompressed(DECOMPRESSED_BYTES_MAX, &mut buffer) else { return };
+    let all_read = records.clone().all(|record| record.is_ok());
+    let bytes = batch.decompressed(DECOMPRESSED_BYTES_MAX).unwrap();
+    assert!(bytes.len() <= BATCH_HEADER_BYTES + DECOMPRESSED_BYTES_MAX);
+    let again = Batch::parse_one(&bytes).unwrap();
+    assert_eq!((again.codec(), again.verify_crc()), (Codec::None, Ok(())));
+    assert!(again.records().unwrap().eq(records));
+    if all_read && batch.record_count() > 0 {
+        rebuilt(&again);
+    }
+}
+
+/// A stream is refused or stays within its bounds, and what came out of it comes back from every codec. The first byte
+/// chooses the codec.
+pub fn stream_decompressed(bytes: &[u8]) {
+    const CODECS: [Codec; 4] = [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+    let Some((&codec, stream)) = bytes.split_first() else { return };
+    let mut out = Vec::new();
+    let result = decompress(CODECS[usize::from(codec) % CODECS.len()], stream, DECOMPRESSED_BYTES_MAX, &mut out);
+    assert!(out.len() <= DECOMPRESSED_BYTES_MAX && (result.is_ok() || out.is_empty()));
+    for codec in CODECS {
+        let (mut compressed, mut again) = (Vec::new(), Vec::new());
+        compress(codec, &out, &mut compressed);
+        assert_eq!(decompress(codec, &compressed, DECOMPRESSED_BYTES_MAX, &mut again), Ok(()));
+        assert_eq!(again, out);
+    }
 }
 
 fn rebuilt(batch: &Batch<'_>) {

@@ -6,7 +6,8 @@
 use thiserror::Error;
 
 use super::{
-    batch_header::{Attributes, BatchHeader, Codec, HEADER_BYTES, Producer, position},
+    batch_header::{Attributes, BatchHeader, Codec, HEADER_BYTES, Producer, finish, position},
+    compression::{self, DecompressError},
     record::{RecordError, Records},
 };
 
@@ -71,6 +72,12 @@ pub enum BatchError {
     Compressed {
         /// What it is compressed with.
         codec: Codec,
+    },
+    /// The records are compressed, and do not come out.
+    #[error("records of the batch: {source}")]
+    Decompress {
+        /// Why not.
+        source: DecompressError,
     },
     /// Record count and last offset delta contradict each other.
     #[error("batch has {record_count} records and last offset delta {last_offset_delta}")]
@@ -201,6 +208,34 @@ impl<'a> Batch<'a> {
             Codec::None => Ok(Records::new(&self.header, self.record_bytes())),
             codec => Err(BatchError::Compressed { codec }),
         }
+    }
+
+    /// The records in order, whether they are compressed or not: borrowed from the batch, or from `buffer`, whose content
+    /// they replace. More than `bytes_max` uncompressed bytes are refused.
+    pub fn records_decompressed<'b>(&self, bytes_max: usize, buffer: &'b mut Vec<u8>) -> Result<Records<'b>, BatchError>
+    where
+        'a: 'b,
+    {
+        if self.codec() == Codec::None {
+            return Ok(Records::new(&self.header, self.record_bytes()));
+        }
+        buffer.clear();
+        self.decompress_into(bytes_max, buffer)?;
+        Ok(Records::new(&self.header, buffer))
+    }
+
+    /// The same batch uncompressed, with length and CRC to match. More than `bytes_max` bytes of records are refused.
+    pub fn decompressed(&self, bytes_max: usize) -> Result<Vec<u8>, BatchError> {
+        let mut bytes = vec![0; HEADER_BYTES];
+        self.decompress_into(bytes_max, &mut bytes)?;
+        let attributes = self.header.attributes.with_codec(Codec::None);
+        finish(&mut bytes, BatchHeader { attributes, ..self.header });
+        Ok(bytes)
+    }
+
+    fn decompress_into(&self, bytes_max: usize, out: &mut Vec<u8>) -> Result<(), BatchError> {
+        compression::decompress(self.codec(), self.record_bytes(), bytes_max, out)
+            .map_err(|source| BatchError::Decompress { source })
     }
 
     /// Every field of the header.

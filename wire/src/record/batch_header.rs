@@ -66,7 +66,7 @@ pub enum Codec {
     None = 0,
     /// Gzip.
     Gzip = 1,
-    /// Snappy, in the framing of the Java library.
+    /// Snappy: raw, or in the chunks of the Java library.
     Snappy = 2,
     /// LZ4 frames.
     Lz4 = 3,
@@ -101,6 +101,13 @@ impl Attributes {
     #[inline]
     pub(super) fn codec_number(self) -> u8 {
         (self.0 & Self::CODEC_MASK) as u8
+    }
+
+    /// The same flags with another codec.
+    #[inline]
+    #[must_use]
+    pub fn with_codec(self, codec: Codec) -> Self {
+        Self(self.0 & !Self::CODEC_MASK | codec as i16)
     }
 
     /// Whether the broker set the timestamps: then every record has the batch's max timestamp.
@@ -219,6 +226,14 @@ impl BatchHeader {
         put(&mut bytes, position::RECORD_COUNT, self.record_count.to_be_bytes());
         bytes
     }
+}
+
+/// Writes `header` into the room kept for it in front of the records, with the length and the CRC that `batch` has.
+pub(super) fn finish(batch: &mut [u8], header: BatchHeader) {
+    let length = (batch.len() - position::LEADER_EPOCH) as i32;
+    batch[..HEADER_BYTES].copy_from_slice(&BatchHeader { length, ..header }.encode());
+    let crc = crc32c::crc32c(&batch[position::ATTRIBUTES..]);
+    overwrite(batch, position::CRC, crc.to_be_bytes());
 }
 
 /// Places a batch in its partition: overwrites its base offset, which the CRC does not cover.

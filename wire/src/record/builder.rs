@@ -6,8 +6,11 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use super::batch_header::{Attributes, BatchHeader, HEADER_BYTES, NO_LEADER_EPOCH, Producer, position};
-use super::record::Header;
+use super::batch_header::{Attributes, BatchHeader, Codec, HEADER_BYTES, NO_LEADER_EPOCH, Producer, finish};
+use super::{
+    compression::{bytes_max_by_ratio, compress},
+    record::Header,
+};
 use crate::varint;
 
 /// Why a record was not added.
@@ -33,7 +36,7 @@ pub enum AppendError {
     },
 }
 
-/// Makes uncompressed batches, one after the other.
+/// Makes batches, one after the other.
 ///
 /// ```
 /// use wire::record::{Batch, BatchBuilder, Producer};
@@ -108,25 +111,47 @@ impl BatchBuilder {
     /// # Panics
     /// When no record was appended: there is no empty batch.
     pub fn build(&mut self, producer: Producer) -> Bytes {
+        let header = self.end(producer);
+        finish(&mut self.buffer, header);
+        self.buffer.split().freeze()
+    }
+
+    /// Like [`build`](Self::build), with the records compressed where that makes the batch smaller, though not so much
+    /// smaller that [`decompress`](super::compression::decompress) would refuse it.
+    ///
+    /// # Panics
+    /// When no record was appended, or the crate was built without the codec.
+    pub fn build_compressed(&mut self, producer: Producer, codec: Codec) -> Bytes {
+        let mut compressed = vec![0; HEADER_BYTES];
+        let records = &self.buffer[HEADER_BYTES..];
+        compress(codec, records, &mut compressed);
+        let compressed_bytes = compressed.len() - HEADER_BYTES;
+        if compressed_bytes >= records.len() || records.len() > bytes_max_by_ratio(compressed_bytes) {
+            return self.build(producer);
+        }
+        let header = self.end(producer);
+        finish(&mut compressed, BatchHeader { attributes: header.attributes.with_codec(codec), ..header });
+        self.buffer.clear();
+        compressed.into()
+    }
+
+    /// The header of what was appended, but for length and CRC; the next batch begins.
+    fn end(&mut self, producer: Producer) -> BatchHeader {
         assert!(self.record_count > 0, "a batch has at least one record");
-        let header = BatchHeader {
+        let record_count = std::mem::take(&mut self.record_count);
+        BatchHeader {
             base_offset: 0,
-            length: (self.buffer.len() - position::LEADER_EPOCH) as i32,
+            length: 0,
             leader_epoch: NO_LEADER_EPOCH,
             magic: 2,
             crc: 0,
             attributes: Attributes::default(),
-            last_offset_delta: self.record_count - 1,
+            last_offset_delta: record_count - 1,
             base_timestamp_ms: self.base_timestamp_ms,
             max_timestamp_ms: self.max_timestamp_ms,
             producer,
-            record_count: self.record_count,
-        };
-        self.buffer[..HEADER_BYTES].copy_from_slice(&header.encode());
-        let crc = crc32c::crc32c(&self.buffer[position::ATTRIBUTES..]);
-        self.buffer[position::CRC..position::ATTRIBUTES].copy_from_slice(&crc.to_be_bytes());
-        self.record_count = 0;
-        self.buffer.split().freeze()
+            record_count,
+        }
     }
 
     /// Records appended since the last batch.
