@@ -336,7 +336,8 @@ impl<R: Runtime> Partition<R> {
     }
 
     /// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`, among those that consumers may
-    /// see. Inside a compressed batch: of its first record.
+    /// see, inside compressed batches too; a batch that does not decompress answers with its first offset, as
+    /// [`crate::index::first_record_at`] says.
     ///
     /// # Errors
     /// [`ReadError`].

@@ -10,7 +10,7 @@ use runtime::{
 };
 use storage::{AppendError, Durability, Log, LogOptions, PartitionId, ReadError};
 use support::{append_acked, batch, durable, open, read_all, simulation};
-use wire::record::{Batch, Producer};
+use wire::record::{Batch, BatchBuilder, Codec, Producer};
 
 #[test]
 fn what_was_appended_is_read_back() {
@@ -258,6 +258,34 @@ fn a_record_is_found_by_its_time_wherever_it_lies() {
             assert_eq!(partition.offset_at(time).await.unwrap().map(|found| found.0), Some(expected), "time {time}");
         }
         assert_eq!(partition.offset_at(4996).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn a_record_is_found_by_its_time_inside_compressed_batches() {
+    runtime::sim::block_on(5, move |rt: SimRuntime| async move {
+        let log = open(&rt).await.unwrap();
+        let partition = durable(&log, 1);
+        let mut builder = BatchBuilder::new(1 << 20);
+        for value in 0..2_000i64 {
+            log.admit().await;
+            for record in 0..3 {
+                builder.append(value * 10 + record, None, Some(&[7; 50]), &[]).unwrap();
+            }
+            let bytes = builder.build_compressed(Producer::NONE, Codec::Zstd);
+            let batch = Batch::parse_one(&bytes).unwrap();
+            assert_eq!(batch.codec(), Codec::Zstd);
+            let appended = partition.append(&batch, 1).unwrap();
+            let synced = log.synced(appended.lsn()).await.unwrap();
+            appended.acknowledge(synced);
+        }
+        assert!(log.stats().flushes > 2, "{:?}", log.stats());
+        for (time, expected) in [(0, 0), (1, 1), (2, 2), (3, 3), (10_001, 3_001), (19_991, 5_998), (19_992, 5_999)] {
+            let found = partition.offset_at(time).await.unwrap();
+            assert_eq!(found.map(|found| found.0), Some(expected), "time {time}");
+            assert!(found.is_some_and(|found| found.1 >= time), "time {time}");
+        }
+        assert_eq!(partition.offset_at(19_993).await.unwrap(), None);
     });
 }
 

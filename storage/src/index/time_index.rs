@@ -3,7 +3,11 @@
 //! The one hard idea: timestamps come from producers and jump about, but their running maximum only grows. The first
 //! interval whose running maximum reaches a time holds the first record that does, because no earlier one does.
 
-use wire::record::{Batch, BatchError, Batches, Codec};
+use wire::record::{Batch, BatchError, Batches, Codec, Record};
+
+/// Bytes that a lookup decompresses at most before it answers with a batch instead of a record: tens of milliseconds of a
+/// shard, whatever a producer compressed, and sixteen times what a batch usually holds.
+pub const DECOMPRESSED_BYTES_MAX: usize = 16 << 20;
 
 /// Length of an encoded entry in bytes: a signed 64-bit timestamp, little-endian.
 pub const ENTRY_BYTES: usize = 8;
@@ -80,33 +84,24 @@ impl Builder {
 }
 
 /// Offset and timestamp of the first record of `batch` from `offset_min` on whose timestamp is at or after `timestamp_ms`.
-/// The records of a compressed batch are not looked at: if its largest timestamp reaches that far, its first offset and
-/// that timestamp stand for the record.
+///
+/// A compressed batch whose records do not come out, or are more than [`DECOMPRESSED_BYTES_MAX`], answers with its first
+/// offset and its largest timestamp, if that reaches so far: whoever reads from there on misses no record of that time, and
+/// meets what is wrong with the batch where all its readers do.
 ///
 /// # Errors
-/// [`BatchError::Record`] when the records do not parse.
+/// [`BatchError::Record`] when the records of an uncompressed batch do not parse.
 pub fn first_record_at(
     batch: &Batch<'_>,
     timestamp_ms: i64,
     offset_min: u64,
 ) -> Result<Option<(u64, i64)>, BatchError> {
-    if batch.max_timestamp_ms() < timestamp_ms {
-        return Ok(None);
-    }
-    if batch.codec() != Codec::None {
-        return Ok(Some((batch.base_offset().max(offset_min), batch.max_timestamp_ms())));
-    }
-    for record in batch.records()? {
-        let record = record?;
-        if record.offset >= offset_min && record.timestamp_ms >= timestamp_ms {
-            return Ok(Some((record.offset, record.timestamp_ms)));
-        }
-    }
-    Ok(None)
+    let mut bytes_left = DECOMPRESSED_BYTES_MAX;
+    first_record_within(batch, timestamp_ms, offset_min, &mut bytes_left)
 }
 
-/// [`first_record_at`] over whole consecutive batches. A batch may hold nothing although its largest timestamp promised
-/// it; then the search goes on behind it.
+/// [`first_record_at`] over whole consecutive batches, of which [`DECOMPRESSED_BYTES_MAX`] holds for all together. A batch
+/// may hold nothing although its largest timestamp promised it; then the search goes on behind it.
 ///
 /// # Errors
 /// [`BatchError`] when the batches do not parse.
@@ -115,17 +110,110 @@ pub fn first_record_in_run_at(
     timestamp_ms: i64,
     offset_min: u64,
 ) -> Result<Option<(u64, i64)>, BatchError> {
+    let mut bytes_left = DECOMPRESSED_BYTES_MAX;
     for batch in Batches::new(run) {
-        if let Some(found) = first_record_at(&batch?, timestamp_ms, offset_min)? {
+        if let Some(found) = first_record_within(&batch?, timestamp_ms, offset_min, &mut bytes_left)? {
             return Ok(Some(found));
         }
     }
     Ok(None)
 }
 
+fn first_record_within(
+    batch: &Batch<'_>,
+    timestamp_ms: i64,
+    offset_min: u64,
+    bytes_left: &mut usize,
+) -> Result<Option<(u64, i64)>, BatchError> {
+    if batch.max_timestamp_ms() < timestamp_ms || batch.last_offset() < offset_min {
+        return Ok(None);
+    }
+    let mut buffer = Vec::new();
+    let found = batch.records_decompressed(*bytes_left, &mut buffer).and_then(|mut records| {
+        let is_wanted = |record: &Record<'_>| record.offset >= offset_min && record.timestamp_ms >= timestamp_ms;
+        let wanted = records.find(|record| record.as_ref().map_or(true, is_wanted)).transpose()?;
+        Ok(wanted.map(|record| (record.offset, record.timestamp_ms)))
+    });
+    *bytes_left = bytes_left.saturating_sub(buffer.len());
+    match found {
+        Err(_) if batch.codec() != Codec::None => {
+            Ok(Some((batch.base_offset().max(offset_min), batch.max_timestamp_ms())))
+        }
+        found => found,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use wire::record::{BatchBuilder, Producer, patch_base_offset, position};
+
     use super::*;
+
+    /// Records of times 100, 300, 200, … at offsets from 10 on.
+    fn batch(codec: Codec, times_ms: &[i64]) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(64 << 10);
+        for &time_ms in times_ms {
+            builder.append(time_ms, None, Some(&[7; 100]), &[]).unwrap();
+        }
+        let mut batch = builder.build_compressed(Producer::NONE, codec).to_vec();
+        assert_eq!(Batch::parse_one(&batch).unwrap().codec(), codec);
+        patch_base_offset(&mut batch, 10);
+        batch
+    }
+
+    const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+
+    #[test]
+    fn a_record_is_found_by_its_time_whatever_the_codec() {
+        for codec in CODECS {
+            let bytes = batch(codec, &[100, 300, 200, 400, 400]);
+            let batch = Batch::parse_one(&bytes).unwrap();
+            for (time_ms, offset_min, expected) in [
+                (i64::MIN, 0, Some((10, 100))),
+                (101, 0, Some((11, 300))),
+                (101, 12, Some((12, 200))),
+                (301, 0, Some((13, 400))),
+                (400, 14, Some((14, 400))),
+                (400, 15, None),
+                (401, 0, None),
+            ] {
+                let found = first_record_at(&batch, time_ms, offset_min);
+                assert_eq!(found, Ok(expected), "{codec:?}, {time_ms} from {offset_min}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_come_out_answers_for_its_records() {
+        for codec in &CODECS[1..] {
+            let mut bytes = batch(*codec, &[100, 300, 200, 400, 400]);
+            bytes.truncate(bytes.len() - 1);
+            let length = bytes.len() as i32 - 12;
+            bytes[position::LENGTH..][..4].copy_from_slice(&length.to_be_bytes());
+            let batch = Batch::parse_one(&bytes).unwrap();
+            assert_eq!(first_record_at(&batch, 300, 0), Ok(Some((10, 400))));
+            assert_eq!(first_record_at(&batch, 300, 12), Ok(Some((12, 400))));
+            assert_eq!(first_record_at(&batch, 300, 15), Ok(None));
+            assert_eq!(first_record_at(&batch, 401, 0), Ok(None));
+        }
+    }
+
+    /// Batches that promise a time and do not hold it: 20 of 1 MB each, which are not all looked through.
+    #[test]
+    fn a_lookup_decompresses_only_so_much() {
+        let mut builder = BatchBuilder::new(2 << 20);
+        builder.append(100, None, Some(&vec![0; 1_000_000]), &[]).unwrap();
+        let mut bytes = builder.build_compressed(Producer::NONE, Codec::Zstd).to_vec();
+        bytes[position::MAX_TIMESTAMP..][..8].copy_from_slice(&500i64.to_be_bytes());
+        let run: Vec<u8> = (0..20)
+            .flat_map(|offset| {
+                patch_base_offset(&mut bytes, offset);
+                bytes.clone()
+            })
+            .collect();
+        assert_eq!(first_record_in_run_at(&run, 500, 0), Ok(Some((16, 500))));
+        assert_eq!(first_record_in_run_at(&run, 500, 5), Ok(None), "fifteen are looked through");
+    }
 
     #[test]
     fn the_first_interval_that_reaches_a_time_is_found_though_timestamps_fall() {

@@ -137,8 +137,8 @@ impl<R: Runtime> SegmentReader<R> {
         Ok(None)
     }
 
-    /// Offset and timestamp of the first record of `partition` in `offsets` at or after `timestamp_ms`; inside a compressed
-    /// batch as [`crate::index::first_record_at`] says.
+    /// Offset and timestamp of the first record of `partition` in `offsets` at or after `timestamp_ms`; of a batch that does
+    /// not decompress as [`crate::index::first_record_at`] says.
     ///
     /// # Errors
     /// [`SegmentError`].
