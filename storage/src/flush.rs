@@ -24,6 +24,10 @@ const TURN_BYTES: usize = 256 << 10;
 const BATCH_COST_BYTES: usize = 512;
 /// Batches of one partition lie all over a memtable; so many are fetched at a time, for their misses to overlap.
 const FETCHED_TOGETHER: usize = 16;
+/// What memory is fetched by.
+const LINE_BYTES: usize = 64;
+/// Lines of each batch that are asked for at once.
+const LINES_FETCHED: usize = 4;
 
 /// Flushes sealed memtables when they have to go, until the log is closed.
 pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFailed> {
@@ -150,7 +154,7 @@ fn flushed_partition<R: Runtime>(
     let state = shared.state(id);
     let last = memtable.partition(id).and_then(|index| index.slots().last());
     let flushed_end = last.map_or(flushed_before, Slot::next_offset);
-    let epochs = state.epochs.borrow();
+    let epochs = state.epochs();
     let epochs = epochs.iter().filter(|start| (flushed_before..flushed_end).contains(&start.offset));
     FlushedPartition {
         partition: id,
@@ -214,6 +218,11 @@ enum Copied<F> {
     All,
 }
 
+/// Has the first lines of a batch fetched: for larger ones the processor reads ahead by itself.
+fn touch(batch: &[u8]) -> u8 {
+    batch.chunks(LINE_BYTES).take(LINES_FETCHED).fold(batch[batch.len() - 1], |all, line| all ^ line[0])
+}
+
 /// Copies batches from the `next` one on, as many as may be without waiting.
 fn copy<R: Runtime>(
     shared: &Shared<R>,
@@ -229,7 +238,7 @@ fn copy<R: Runtime>(
         if *turn_bytes >= TURN_BYTES {
             return Ok(Copied::Part);
         }
-        black_box(together.iter().fold(0, |all, slot| all ^ memtable.batch(slot)[slot.bytes as usize - 1]));
+        black_box(together.iter().fold(0, |all, slot| all ^ touch(memtable.batch(slot))));
         for slot in together {
             *next += 1;
             *turn_bytes += slot.bytes as usize + BATCH_COST_BYTES;

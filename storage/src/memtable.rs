@@ -6,10 +6,16 @@
 //!
 //! Consumers at the tail read from here, a flush writes from here, recovery rebuilds it.
 
+use std::hint::black_box;
+
 use runtime::{Block, Frozen};
 use rustc_hash::FxHashMap;
 
 use crate::{PartitionId, group, group::EntryKind, synced::Lsn};
+
+/// Indexes of so many entries are brought from memory together before any is added to: among thousands of partitions each
+/// is a trip of its own, and trips that overlap cost little more than one.
+const ENTRIES_TOGETHER: usize = 16;
 
 /// Where a batch lies, and what a reader wants to know before touching it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +68,11 @@ impl PartitionIndex {
     /// The batch that contains `offset`, or else the first one behind it.
     pub fn get(&self, offset: u64) -> Option<&Slot> {
         self.slots.get(self.locate(offset))
+    }
+
+    /// The offset behind its last batch, 0 without one.
+    fn end(&self) -> u64 {
+        self.slots.last().map_or(0, Slot::next_offset)
     }
 
     /// All batches, ascending.
@@ -122,6 +133,15 @@ impl PartitionIndex {
         low
     }
 
+    /// Forgets its batches, and keeps about as much memory as they needed.
+    fn clear(&mut self) {
+        if self.slots.capacity() > 4 * self.slots.len() {
+            self.slots.shrink_to(2 * self.slots.len());
+        }
+        self.slots.clear();
+        self.batch_bytes = 0;
+    }
+
     /// Drops batches that reach to `next_offset` or beyond: whole ones, for a batch is never cut.
     fn cut(&mut self, next_offset: u64) {
         while let Some(slot) = self.slots.pop_if(|slot| slot.next_offset() > next_offset) {
@@ -168,9 +188,13 @@ impl<B: Block> Memtable<B> {
     /// Adds a group and indexes its batches. Returns its number for [`Self::pack`].
     pub(crate) fn put_group(&mut self, lsn: Lsn, group: &group::Sealed<B::Frozen>) -> usize {
         let number = self.add_group(lsn, group.bytes.clone());
-        for (index, entry) in group.entries.iter().enumerate() {
-            if entry.kind == EntryKind::Batch {
-                self.put(entry.partition, slot_of(&group.bytes, group.range(index), number));
+        for (chunk, entries) in group.entries.chunks(ENTRIES_TOGETHER).enumerate() {
+            let ends = entries.iter().map(|entry| self.partitions.get(&entry.partition).map_or(0, PartitionIndex::end));
+            black_box(ends.fold(0, |all, end| all ^ end));
+            for (entry, index) in entries.iter().zip(chunk * ENTRIES_TOGETHER..) {
+                if entry.kind == EntryKind::Batch {
+                    self.put(entry.partition, slot_of(&group.bytes, group.range(index), number));
+                }
             }
         }
         number
@@ -275,6 +299,16 @@ impl<B: Block> Memtable<B> {
     /// The same as a handle to them.
     pub(crate) fn frozen(&self, slot: &Slot) -> B::Frozen {
         self.slice((slot.group, slot.position as usize..slot.end()))
+    }
+
+    /// Empties it for the next WAL file. The indexes of partitions that had batches keep their memory: the next ones will
+    /// mostly be theirs, and growing a thousand indexes from nothing costs more than filling them.
+    pub(crate) fn clear(&mut self) {
+        self.groups.clear();
+        self.packing = None;
+        self.partitions.retain(|_, index| !index.slots.is_empty());
+        self.partitions.values_mut().for_each(PartitionIndex::clear);
+        (self.memory_bytes, self.batch_bytes, self.last_lsn) = (0, 0, 0);
     }
 
     /// Drops what reaches to `next_offset` of a partition or beyond it.
@@ -387,6 +421,16 @@ mod tests {
         index.cut(35);
         assert_eq!(index.slots.last().map(Slot::next_offset), Some(30));
         assert_eq!(index.batch_bytes(), 300);
+    }
+
+    #[test]
+    fn a_cleared_index_is_empty_and_keeps_its_memory() {
+        let mut index = index((0..100).map(|batch| slot(batch * 10, 10)));
+        index.clear();
+        assert_eq!((index.get(0), index.batch_bytes()), (None, 0));
+        assert!((100..400).contains(&index.slots.capacity()));
+        index.put(slot(3, 1));
+        assert_eq!(index.get(0).map(|slot| slot.base_offset), Some(3));
     }
 
     #[test]

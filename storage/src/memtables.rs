@@ -15,7 +15,11 @@ use crate::{
 pub(crate) struct Memtables<R: Runtime> {
     clean: VecDeque<Memtable<R::Block>>,
     sealed: VecDeque<Sealed<R>>,
+    /// Memory of the sealed ones, which does not change any more.
+    sealed_bytes: usize,
     active: Memtable<R::Block>,
+    /// One that was given up, emptied: the next active one.
+    spare: Memtable<R::Block>,
     active_file: Rc<WalFile<R>>,
     memory_bytes_max: usize,
     files_max: usize,
@@ -38,8 +42,10 @@ impl<R: Runtime> Memtables<R> {
     ) -> Self {
         Self {
             clean: VecDeque::new(),
+            sealed_bytes: sealed.iter().map(|sealed| sealed.memtable.memory_bytes()).sum(),
             sealed,
             active: Memtable::default(),
+            spare: Memtable::default(),
             active_file,
             memory_bytes_max,
             files_max,
@@ -69,8 +75,10 @@ impl<R: Runtime> Memtables<R> {
 
     /// Seals the active memtable; the next one is the image of `file`.
     pub(crate) fn roll(&mut self, file: Rc<WalFile<R>>, now: Instant) {
-        let memtable = std::mem::take(&mut self.active);
+        let next = std::mem::take(&mut self.spare);
+        let memtable = std::mem::replace(&mut self.active, next);
         let file = std::mem::replace(&mut self.active_file, file);
+        self.sealed_bytes += memtable.memory_bytes();
         self.sealed.push_back(Sealed { memtable, file, sealed_at: now });
         self.shed();
     }
@@ -87,17 +95,17 @@ impl<R: Runtime> Memtables<R> {
 
     /// Whether the oldest sealed memtable has to go, time aside.
     pub(crate) fn presses(&self) -> bool {
-        let sealed_bytes: usize = self.sealed.iter().map(|sealed| sealed.memtable.memory_bytes()).sum();
         !self.sealed.is_empty()
             && (self.short_of_files
                 || self.sealed.len() * 2 >= self.files_max
-                || sealed_bytes * 2 >= self.memory_bytes_max
+                || self.sealed_bytes * 2 >= self.memory_bytes_max
                 || self.unflushed_bytes() >= self.memory_bytes_max)
     }
 
     /// The oldest sealed memtable was flushed: it stays as tail cache, and its file is free.
     pub(crate) fn flushed(&mut self) -> Rc<WalFile<R>> {
         let Sealed { memtable, file, .. } = self.sealed.pop_front().expect("a flush ends what it began with");
+        self.sealed_bytes -= memtable.memory_bytes();
         self.clean.push_back(memtable);
         self.shed();
         file
@@ -105,8 +113,7 @@ impl<R: Runtime> Memtables<R> {
 
     /// Memory that only a flush gives back.
     pub(crate) fn unflushed_bytes(&self) -> usize {
-        let sealed: usize = self.sealed.iter().map(|sealed| sealed.memtable.memory_bytes()).sum();
-        sealed + self.active.memory_bytes()
+        self.sealed_bytes + self.active.memory_bytes()
     }
 
     /// Memory of all memtables.
@@ -177,6 +184,11 @@ impl<R: Runtime> Memtables<R> {
     /// Gives up tail cache, oldest first, until all memtables together keep to their share with room for the next one.
     fn shed(&mut self) {
         let limit = self.memory_bytes_max - self.memory_bytes_max / 4;
-        while self.memory_bytes() > limit && self.clean.pop_front().is_some() {}
+        while self.memory_bytes() > limit
+            && let Some(mut memtable) = self.clean.pop_front()
+        {
+            memtable.clear();
+            self.spare = memtable;
+        }
     }
 }

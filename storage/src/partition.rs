@@ -4,7 +4,7 @@
 //! into the open sync group. Waiting for the sync is the caller's business, for many appends at once.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     ops::Range,
     rc::Rc,
 };
@@ -34,16 +34,23 @@ const RESERVATION_MIN: u64 = 4096;
 /// Reservations double under load up to this many offsets.
 const RESERVATION_MAX: u64 = 1 << 20;
 
-/// What a shard keeps of a partition in memory.
+/// What a shard keeps of a partition in memory. What every append touches comes first and lies together: among thousands
+/// of partitions, each cache line is a trip to memory.
+#[repr(C)]
 pub(crate) struct State {
-    pub(crate) id: PartitionId,
-    pub(crate) durability: Cell<Durability>,
-    pub(crate) status: Cell<Status>,
-    log_start: Cell<u64>,
+    log_end: Cell<u64>,
     submitted: Cell<u64>,
     synced: Cell<u64>,
-    log_end: Cell<u64>,
     high_watermark: Cell<u64>,
+    /// The sync group that touched it last, and its place in that group's list.
+    pub(crate) touched_in: Cell<(Lsn, usize)>,
+    log_start: Cell<u64>,
+    pub(crate) status: Cell<Status>,
+    pub(crate) id: PartitionId,
+    /// The latest of `epochs`; `i32::MIN` before the first.
+    last_epoch: Cell<i32>,
+    pub(crate) durability: Cell<Durability>,
+    moved: Notify,
     /// Offsets below this one may be seen before they are synced: the reservation is.
     reserved: Cell<u64>,
     /// How far the last reservation asked for reaches, synced or not.
@@ -51,11 +58,8 @@ pub(crate) struct State {
     reservation_size: Cell<u64>,
     pub(crate) lost: RefCell<Vec<Range<u64>>>,
     pub(crate) producers: RefCell<Producers>,
-    /// The sync group that touched it last, and its place in that group's list.
-    pub(crate) touched_in: Cell<(Lsn, usize)>,
     /// Where each leader epoch began, as far as recovery and flush need to know.
-    pub(crate) epochs: RefCell<Vec<EpochStart>>,
-    moved: Notify,
+    epochs: RefCell<Vec<EpochStart>>,
 }
 
 /// Whether a partition takes appends.
@@ -74,22 +78,23 @@ pub(crate) enum Status {
 impl State {
     pub(crate) fn new(id: PartitionId) -> Self {
         Self {
-            id,
-            durability: Cell::new(Durability::Durable),
-            status: Cell::new(Status::Serving),
-            log_start: Cell::new(0),
+            log_end: Cell::new(0),
             submitted: Cell::new(0),
             synced: Cell::new(0),
-            log_end: Cell::new(0),
             high_watermark: Cell::new(0),
+            touched_in: Cell::new((0, 0)),
+            log_start: Cell::new(0),
+            status: Cell::new(Status::Serving),
+            id,
+            last_epoch: Cell::new(i32::MIN),
+            durability: Cell::new(Durability::Durable),
+            moved: Notify::default(),
             reserved: Cell::new(0),
             reservation_end: Cell::new(0),
             reservation_size: Cell::new(RESERVATION_MIN),
             lost: RefCell::new(Vec::new()),
             producers: RefCell::new(Producers::new(PRODUCERS_MAX)),
-            touched_in: Cell::new((0, 0)),
             epochs: RefCell::new(Vec::new()),
-            moved: Notify::default(),
         }
     }
 
@@ -144,14 +149,25 @@ impl State {
             offset.set(offset.get().min(next_offset));
         }
         self.log_start.set(self.log_start.get().min(next_offset));
-        self.epochs.borrow_mut().retain(|start| start.offset < next_offset);
+        let epochs = self.epochs.borrow().iter().filter(|start| start.offset < next_offset).copied().collect();
+        self.set_epochs(epochs);
+    }
+
+    /// Where each leader epoch began.
+    pub(crate) fn epochs(&self) -> Ref<'_, Vec<EpochStart>> {
+        self.epochs.borrow()
+    }
+
+    pub(crate) fn set_epochs(&self, epochs: Vec<EpochStart>) {
+        self.last_epoch.set(epochs.last().map_or(i32::MIN, |last| last.leader_epoch));
+        self.epochs.replace(epochs);
     }
 
     /// Notes that batches from `offset` on are of this epoch.
     pub(crate) fn begin_epoch(&self, leader_epoch: i32, offset: u64) {
-        let mut epochs = self.epochs.borrow_mut();
-        if epochs.last().is_none_or(|last| last.leader_epoch < leader_epoch) {
-            epochs.push(EpochStart { leader_epoch, offset });
+        if self.last_epoch.get() < leader_epoch {
+            self.last_epoch.set(leader_epoch);
+            self.epochs.borrow_mut().push(EpochStart { leader_epoch, offset });
         }
     }
 
@@ -248,6 +264,13 @@ impl<R: Runtime> Partition<R> {
     /// Its offsets now.
     pub fn offsets(&self) -> Offsets {
         self.state.offsets()
+    }
+
+    /// Reads what an append will, and answers something of it. A caller with many appends ahead has their memory brought
+    /// at once, if it makes use of all answers together.
+    pub fn touch(&self) -> u64 {
+        let State { log_end, status, moved, .. } = &*self.state;
+        log_end.get() ^ u64::from(status.get() == Status::Serving) ^ u64::from(moved.is_waited_for())
     }
 
     /// Gives `batch` its offsets and copies it into the open sync group. The caller has verified it.

@@ -193,7 +193,7 @@ impl<R: Runtime> Recovery<R> {
             let state = State::new(id);
             state.recovered(known.log_start, known.flushed_end);
             state.lost.replace(known.lost.clone());
-            state.epochs.replace(known.epochs.clone());
+            state.set_epochs(known.epochs.clone());
             if let Some(refusal) = known.refused {
                 recovery.refused.insert(id, refusal);
             }
