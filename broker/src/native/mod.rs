@@ -11,11 +11,12 @@ mod list_offsets;
 mod produce;
 mod stats;
 mod topic;
+mod warm;
 
 use std::rc::Rc;
 
 use futures_lite::future;
-use runtime::Runtime;
+use runtime::{Instant, Runtime};
 use wire::{
     ErrorCode,
     api::{Message, Request},
@@ -23,6 +24,7 @@ use wire::{
     header::{HEADER_BYTES, Header as _, RequestHeader},
 };
 
+use self::warm::Warm;
 pub(crate) use self::{large::LargeBatch, produce::encode_produced};
 use crate::{
     handler::{self, produce::Crossing},
@@ -70,12 +72,21 @@ pub(crate) struct Session<R: Runtime> {
     outbox: Rc<Outbox<R>>,
     /// Produce requests of this turn that touch other shards.
     crossing: Crossing<Place>,
+    /// When this turn began: early enough for all of its requests, and the clock is read once.
+    turn_began: Instant,
+    warm: Warm,
 }
 
 impl<R: Runtime> Session<R> {
     /// A session that has heard nothing yet.
     pub(crate) fn new(shard: Rc<Shard<R>>, outbox: Rc<Outbox<R>>) -> Self {
-        Self { shard, outbox, crossing: Crossing::default() }
+        let turn_began = shard.rt.now();
+        Self { shard, outbox, crossing: Crossing::default(), turn_began, warm: Warm::default() }
+    }
+
+    /// A turn begins.
+    pub(crate) fn begin_turn(&mut self, now: Instant) {
+        self.turn_began = now;
     }
 
     /// Handles the first frame of `received`, if it is whole.
@@ -83,6 +94,7 @@ impl<R: Runtime> Session<R> {
     /// # Errors
     /// If the connection cannot go on. What the client is told is in the outbox.
     pub(crate) async fn handle(&mut self, received: &[u8]) -> Result<Next, End> {
+        self.warm.next(&self.shard, received);
         let frame = match self.decode(received, self.shard.limits().frame_bytes_max)? {
             Ok(frame) => frame,
             Err(frame_bytes) => return Ok(Next::NeedMore { frame_bytes }),

@@ -19,7 +19,7 @@ use crate::{
 impl<R: Runtime> Session<R> {
     /// Appends a request's batches, in order, once the log has room.
     pub(super) async fn produce(&mut self, to: ReplyTo, request: produce::Request<'_>) {
-        let now = self.shard.rt.now();
+        let now = self.turn_began;
         if !self.shard.log.has_room() && !room(&self.shard, now + self.shard.limits().produce_wait_max).await {
             return self.refuse_batches(to, &request);
         }

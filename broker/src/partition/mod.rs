@@ -28,6 +28,11 @@ impl<R: Runtime> Partition<R> {
         Self { stored, leader_epoch }
     }
 
+    /// Reads what an append will, and answers something of it: see [`storage::Partition::touch`].
+    pub(crate) fn touch(&self) -> u64 {
+        self.stored.touch()
+    }
+
     /// Its offsets at the moment.
     pub(crate) fn offsets(&self) -> Offsets {
         self.stored.offsets()

@@ -145,6 +145,7 @@ impl<R: Runtime> Connection<R> {
     /// Handles what was received, then reads on.
     async fn turn(&mut self, session: &mut Session<R>) -> Result<(), End> {
         let started = self.shard.rt.now();
+        session.begin_turn(started);
         let mut turn_bytes = 0;
         let frame_bytes = loop {
             match session.handle(self.buffer.received()).await? {
