@@ -7,9 +7,12 @@ use std::{ops::Deref, time::Duration};
 
 use bytes::Bytes;
 use storage::{Acked, Appended, Offsets, Synced};
-use wire::{Durability, PartitionId, TopicId};
+use wire::{PartitionId, TopicId};
 
-use crate::handler::error::{FetchError, ListOffsetsError, ProduceError};
+use crate::{
+    handler::error::{FetchError, ListOffsetsError, ProduceError},
+    meta::TopicSettings,
+};
 
 /// A batch that has its offsets, on its way to the disk.
 #[derive(Debug)]
@@ -169,6 +172,17 @@ pub(crate) struct NewTopic {
     pub(crate) settings: Vec<(String, String)>,
 }
 
+/// What is to change in a topic's settings.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicChange {
+    /// The topic's name, not yet checked.
+    pub(crate) name: String,
+    /// Settings that get another value, not yet checked.
+    pub(crate) set: Vec<(String, String)>,
+    /// Settings that go back to their defaults, not yet checked.
+    pub(crate) unset: Vec<String>,
+}
+
 /// Where a partition lives.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlacedPartition {
@@ -185,10 +199,8 @@ pub(crate) struct Topic {
     pub(crate) name: String,
     /// Its id.
     pub(crate) id: TopicId,
-    /// What its acknowledgements mean.
-    pub(crate) durability: Durability,
-    /// The settings that it was created with.
-    pub(crate) settings: Vec<(String, String)>,
+    /// Its settings.
+    pub(crate) settings: TopicSettings,
     /// Its partitions, by index.
     pub(crate) partitions: Vec<PlacedPartition>,
 }

@@ -11,13 +11,14 @@ use std::{
     time::Duration,
 };
 
+use broker::meta::SETTINGS;
 use peer::{Peer, batch, batch_of, outcomes, start, try_start};
 use tempfile::tempdir;
 use wire::{
     Durability, ErrorCode, PartitionId,
     api::{
-        Setting, health, list_offsets, list_offsets::At, produce, topic_create, topic_delete, topic_describe,
-        topic_list,
+        Setting, health, list_offsets, list_offsets::At, produce, topic_alter, topic_create, topic_delete,
+        topic_describe, topic_list,
     },
     codec::List,
     frame::ResponseError,
@@ -272,6 +273,46 @@ fn topics_are_created_listed_described_and_deleted() {
     }
     let anew = peer.create_topic("orders", 3, Durability::Durable);
     assert!(anew.iter().all(|&(partition, _)| peer.read_to_end(partition, 0).is_empty()));
+}
+
+#[test]
+fn settings_change_for_partitions_on_every_shard_and_survive_a_restart() {
+    let dir = tempdir().unwrap();
+    let broker = start(dir.path());
+    let mut peer = Peer::connect(broker.address());
+    let partitions = peer.create_topic("orders", 4, Durability::Durable);
+    let (small, large) = (batch(&[b"x"]), batch(&[&[7; 2000]]));
+    let limit = [Setting { key: "max.message.bytes", value: "1000" }];
+    let limited = topic_alter::Request { name: "orders", set: List::from(&limit), unset: List::default() };
+    peer.call(&limited).message::<topic_alter::Response>().expect("it is a setting");
+    let check = |peer: &mut Peer, limit: &str, expected: Result<(), ErrorCode>| {
+        for &(partition, _) in &partitions {
+            assert!(peer.produce_one(partition, &small).is_ok());
+            assert_eq!(peer.produce_one(partition, &large).map(drop), expected);
+        }
+        let described = peer.call(&topic_describe::Request { names: List::from(&["orders"]) });
+        let described: topic_describe::Response<'_> = described.message().expect("it is there");
+        let settings = described.topics.iter().next().expect("the one asked for").settings;
+        let found = settings.iter().find(|setting| setting.key == "max.message.bytes").map(|setting| setting.value);
+        assert_eq!(found, Some(limit));
+        assert_eq!(settings.len(), SETTINGS.len());
+    };
+    check(&mut peer, "1000", Err(ErrorCode::TooLarge));
+    drop(peer);
+    assert!(broker.stop().is_clean);
+    let broker = start(dir.path());
+    let mut peer = Peer::connect(broker.address());
+    check(&mut peer, "1000", Err(ErrorCode::TooLarge));
+    let unset =
+        topic_alter::Request { name: "orders", set: List::default(), unset: List::from(&["max.message.bytes"]) };
+    peer.call(&unset).message::<topic_alter::Response>().expect("it is a setting");
+    check(&mut peer, "1048588", Ok(()));
+    let wrong = [Setting { key: Durability::SETTING, value: "memory" }];
+    let wrong = topic_alter::Request { name: "orders", set: List::from(&wrong), unset: List::default() };
+    assert!(matches!(
+        peer.call(&wrong).message::<topic_alter::Response>(),
+        Err(ResponseError::Refused { error: ErrorCode::InvalidConfig, .. })
+    ));
 }
 
 #[test]

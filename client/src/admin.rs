@@ -3,11 +3,14 @@
 //! Questions are asked again until the request timeout is over. A change is asked for again only while it certainly was not
 //! made; after that its outcome is unknown and the error says so.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use wire::{
     Durability, ErrorCode, PartitionId, TopicId,
-    api::{Setting, health, list_offsets, stats, topic_create, topic_delete, topic_describe, topic_list},
+    api::{Setting, health, list_offsets, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list},
 };
 
 use crate::{
@@ -29,6 +32,13 @@ pub struct NewTopic {
     name: String,
     partition_count: u32,
     settings: BTreeMap<String, String>,
+}
+
+/// Other settings for a topic, all of them or none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicChange {
+    set: BTreeMap<String, String>,
+    unset: BTreeSet<String>,
 }
 
 /// A topic in one line.
@@ -55,7 +65,7 @@ pub struct TopicDescription {
     pub id: TopicId,
     /// What its acknowledgements mean.
     pub durability: Durability,
-    /// The settings that it was created with, by name.
+    /// Every setting with its value in force, by name: given or default.
     pub settings: BTreeMap<String, String>,
     /// Its partitions, by number.
     pub partitions: Vec<PartitionDescription>,
@@ -143,6 +153,25 @@ impl NewTopic {
     }
 }
 
+impl TopicChange {
+    /// A change of nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives a setting another value, such as `retention.ms`. The last value of a name counts.
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.set.insert(name.into(), value.into());
+        self
+    }
+
+    /// Has a setting go back to its default.
+    pub fn unset(mut self, name: impl Into<String>) -> Self {
+        self.unset.insert(name.into());
+        self
+    }
+}
+
 impl Admin {
     pub(crate) fn new(client: Arc<Inner>) -> Self {
         Self { client }
@@ -166,6 +195,22 @@ impl Admin {
             Ok(response.topic)
         });
         created.await
+    }
+
+    /// Gives a topic other settings; when this returns all of them are in force.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`]; [`Error::Refused`] with `InvalidConfig` when a setting is unknown, has another kind of value,
+    /// is both set and unset, or is fixed at creation; [`Error::OutcomeUnknown`] when the connection broke before the answer.
+    pub async fn alter_topic(&self, name: &str, change: TopicChange) -> Result<(), Error> {
+        let set: Vec<_> = change.set.iter().map(|(key, value)| Setting { key, value }).collect();
+        let unset: Vec<_> = change.unset.iter().map(String::as_str).collect();
+        let request = topic_alter::Request { name, set: (&set).into(), unset: (&unset).into() };
+        let operation = format!("alter topic {name}");
+        let altered = self.client.ask(&operation, Repeat::Harmful, &request, |response| {
+            response.message::<topic_alter::Response>().map(drop)
+        });
+        altered.await.map_err(|error| named(error, name))
     }
 
     /// Deletes a topic and all its records, for good. Returns the id it had.

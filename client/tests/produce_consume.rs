@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use streambus::{
     Client, Consumer, Delivered, Durability, Error, ErrorKind, Gaps, Header, NewTopic, OffsetAt, OutOfRange, Producer,
-    ProducerRecord, Record, SeekTo, State,
+    ProducerRecord, Record, SeekTo, State, TopicChange,
 };
 use support::{Fake, Fault};
 use tokio::{io::AsyncWriteExt, net::TcpListener};
@@ -452,6 +452,11 @@ async fn admin_calls() {
         let described = admin.describe_topic("orders").await.unwrap();
         assert_eq!((described.durability, described.partitions.len()), (Durability::Memory, 3));
         assert_eq!(described.settings["retention.ms"], "1");
+        let change = TopicChange::new().set("retention.ms", "2").set("a", "b").unset(Durability::SETTING);
+        admin.alter_topic("orders", change.clone()).await.unwrap();
+        let altered = admin.describe_topic("orders").await.unwrap().settings;
+        assert_eq!(altered, [("a", "b"), ("retention.ms", "2")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        assert!(matches!(admin.alter_topic("nothing", change).await, Err(Error::UnknownTopic { .. })));
         client.producer().topic("orders").build().await.unwrap().send_and_confirm(("k", "v")).await.unwrap();
         let mut ends = admin.list_offsets("orders", OffsetAt::Latest).await.unwrap();
         ends.sort();

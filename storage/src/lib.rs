@@ -30,6 +30,7 @@ pub mod partition;
 pub mod producer_state;
 mod recovery;
 pub mod segment;
+mod settings;
 mod synced;
 mod wal;
 
@@ -37,5 +38,6 @@ pub use error::{AppendError, LogFailed, OpenError, ReadError, TruncateError};
 pub use log::{Log, LogOptions, LogStats};
 pub use offset::Offsets;
 pub use partition::{Batches, Partition};
+pub use settings::{Cleanup, PartitionSettings};
 pub use synced::{Acked, Appended, Lsn, Synced};
 pub use wire::{Durability, PartitionId};

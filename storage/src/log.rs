@@ -8,10 +8,6 @@ use std::{
     time::Duration,
 };
 
-use runtime::{Lock, Notify, Runtime};
-use rustc_hash::FxHashMap;
-use wire::Durability;
-
 use crate::{
     PartitionId, compaction,
     error::{LogFailed, OpenError},
@@ -19,9 +15,12 @@ use crate::{
     manifest::{Edit, Intent, Manifest, State as ManifestState},
     partition::{Partition, State},
     segment::Segments,
+    settings::PartitionSettings,
     synced::{Lsn, Synced},
     wal::Wal,
 };
+use runtime::{Lock, Notify, Runtime};
+use rustc_hash::FxHashMap;
 
 /// How a log is sized.
 #[derive(Clone, Debug)]
@@ -171,14 +170,14 @@ impl<R: Runtime> Log<R> {
     }
 
     /// Serves a partition that metadata knows: with what recovery found of it, or empty.
-    pub fn adopt(&self, id: PartitionId, durability: Durability) -> Partition<R> {
+    pub fn adopt(&self, id: PartitionId, settings: impl Into<PartitionSettings>) -> Partition<R> {
         let shared = &self.0;
         let mut partitions = shared.partitions.borrow_mut();
         let state = partitions.entry(id).or_insert_with(|| {
             let found = shared.found.borrow_mut().remove(&id);
             found.unwrap_or_else(|| Rc::new(State::new(id)))
         });
-        state.durability.set(durability);
+        state.configure(settings.into());
         Partition { log: shared.clone(), state: state.clone() }
     }
 

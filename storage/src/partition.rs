@@ -24,6 +24,7 @@ use crate::{
     offset::Offsets,
     producer_state::{Producers, Sequence, SequenceError, Verdict},
     segment::{Extent, SegmentError, SegmentMeta, reader::Run},
+    settings::PartitionSettings,
     synced::{Appended, Lsn},
 };
 
@@ -49,13 +50,17 @@ pub(crate) struct State {
     pub(crate) id: PartitionId,
     /// The latest of `epochs`; `i32::MIN` before the first.
     last_epoch: Cell<i32>,
-    pub(crate) durability: Cell<Durability>,
+    durability: Cell<Durability>,
+    /// The largest batch that the settings take.
+    batch_bytes_max: Cell<u32>,
     moved: Notify,
     /// Offsets below this one may be seen before they are synced: the reservation is.
     reserved: Cell<u64>,
     /// How far the last reservation asked for reaches, synced or not.
     reservation_end: Cell<u64>,
     reservation_size: Cell<u64>,
+    /// What it is kept by; `durability` and `batch_bytes_max` repeat what every append asks for.
+    settings: Cell<PartitionSettings>,
     pub(crate) lost: RefCell<Vec<Range<u64>>>,
     pub(crate) producers: RefCell<Producers>,
     /// Where each leader epoch began, as far as recovery and flush need to know.
@@ -88,10 +93,12 @@ impl State {
             id,
             last_epoch: Cell::new(i32::MIN),
             durability: Cell::new(Durability::Durable),
+            batch_bytes_max: Cell::new(u32::MAX),
             moved: Notify::default(),
             reserved: Cell::new(0),
             reservation_end: Cell::new(0),
             reservation_size: Cell::new(RESERVATION_MIN),
+            settings: Cell::new(PartitionSettings::default()),
             lost: RefCell::new(Vec::new()),
             producers: RefCell::new(Producers::new(PRODUCERS_MAX)),
             epochs: RefCell::new(Vec::new()),
@@ -201,12 +208,28 @@ impl State {
         }
     }
 
+    pub(crate) fn durability(&self) -> Durability {
+        self.durability.get()
+    }
+
+    /// What it is kept by.
+    pub(crate) fn settings(&self) -> PartitionSettings {
+        self.settings.get()
+    }
+
+    /// Keeps it by these settings from now on.
+    pub(crate) fn configure(&self, settings: PartitionSettings) {
+        self.durability.set(settings.durability);
+        self.batch_bytes_max.set(u32::try_from(settings.batch_bytes_max).unwrap_or(u32::MAX));
+        self.settings.set(settings);
+    }
+
     pub(crate) fn log_end(&self) -> u64 {
         self.log_end.get()
     }
 
     fn raise_high_watermark(&self) {
-        let visible = match self.durability.get() {
+        let visible = match self.durability() {
             Durability::Durable => self.synced.get(),
             Durability::Memory => self.submitted.get().min(self.reserved.get()).max(self.synced.get()),
         };
@@ -250,7 +273,21 @@ impl<R: Runtime> Partition<R> {
 
     /// What an ack of it means.
     pub fn durability(&self) -> Durability {
-        self.state.durability.get()
+        self.state.durability()
+    }
+
+    /// What it is kept by.
+    pub fn settings(&self) -> PartitionSettings {
+        self.state.settings()
+    }
+
+    /// Keeps it by other settings from now on.
+    ///
+    /// # Panics
+    /// If they change what an ack means: that is fixed for the partition's life.
+    pub fn configure(&self, settings: PartitionSettings) {
+        assert_eq!(settings.durability, self.durability(), "partition {}: durability is fixed", self.id().0);
+        self.state.configure(settings);
     }
 
     /// The first offset that recovery could not prove, where the log is damaged: nothing is taken or read from there on.
@@ -455,7 +492,7 @@ impl<R: Runtime> Partition<R> {
         if self.log.wal.is_closing() {
             return Err(AppendError::Closing);
         }
-        let bytes_max = self.log.batch_bytes_max;
+        let bytes_max = self.log.batch_bytes_max.min(state.batch_bytes_max.get() as usize);
         if bytes > bytes_max {
             return Err(AppendError::TooLarge { bytes, bytes_max });
         }
@@ -470,7 +507,7 @@ impl<R: Runtime> Partition<R> {
                 lsn,
                 duplicate: true,
                 log_id: self.log.id,
-                durability: state.durability.get(),
+                durability: state.durability(),
                 needs_sync: true,
             }));
         }
@@ -486,7 +523,7 @@ impl<R: Runtime> Partition<R> {
             let now = self.log.rt.now();
             state.producers.borrow_mut().record(&sequence_of(header), entry.base_offset, lsn, now);
         }
-        let needs_sync = match state.durability.get() {
+        let needs_sync = match state.durability() {
             Durability::Durable => true,
             Durability::Memory => {
                 self.renew_reservation(entry);
@@ -499,7 +536,7 @@ impl<R: Runtime> Partition<R> {
             lsn,
             duplicate: false,
             log_id: self.log.id,
-            durability: state.durability.get(),
+            durability: state.durability(),
             needs_sync,
         }
     }

@@ -9,8 +9,8 @@ use vectors::{VECTORS, bytes_of};
 use wire::{
     Api, Durability, ErrorCode, PartitionId, TopicId,
     api::{
-        Failure, Message, Setting, fetch, health, hello, init_producer, list_offsets, produce, stats, topic_create,
-        topic_delete, topic_describe, topic_list,
+        Failure, Message, Setting, fetch, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
+        topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame, ResponseError},
     header::{HEADER_BYTES, RequestHeader, ResponseHeader},
@@ -306,6 +306,14 @@ fn topic_create() {
 fn topic_delete() {
     check(&bytes_of("topic-delete-v0-request"), 7, topic_delete::Request { name: "orders" });
     check(&bytes_of("topic-delete-v0-response"), 7, topic_delete::Response { topic: TOPIC });
+}
+
+#[test]
+fn topic_alter() {
+    let (set, unset) = ([Setting { key: "retention.ms", value: "-1" }], ["retention.bytes"]);
+    let request = topic_alter::Request { name: "orders", set: (&set).into(), unset: (&unset).into() };
+    check(&bytes_of("topic-alter-v0-request"), 12, request);
+    check(&bytes_of("topic-alter-v0-response"), 12, topic_alter::Response { topic: TOPIC });
 }
 
 #[test]

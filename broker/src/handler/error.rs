@@ -3,9 +3,9 @@
 
 use storage::{AppendError, LogFailed, ReadError, journal::WriteError, producer_state::SequenceError};
 use thiserror::Error;
-use wire::{Durability, ErrorCode, record::BatchError};
+use wire::{ErrorCode, record::BatchError};
 
-use crate::meta::{ProposeError, Refusal, TopicName, TopicNameError};
+use crate::meta::{ProposeError, Refusal, SettingError, TopicName, TopicNameError};
 
 /// Why a batch was not appended, or not acknowledged.
 #[derive(Debug, Error)]
@@ -106,7 +106,7 @@ fn read_code(error: &ReadError) -> ErrorCode {
     }
 }
 
-/// Why a topic was not created or deleted.
+/// Why a topic was not created, altered or deleted.
 #[derive(Debug, Error)]
 pub(crate) enum TopicError {
     /// No topic of this name.
@@ -118,12 +118,9 @@ pub(crate) enum TopicError {
     /// Not a name.
     #[error(transparent)]
     Name(#[from] TopicNameError),
-    /// No such setting.
-    #[error("there is no topic setting {name:?}; there is {}", Durability::SETTING)]
-    UnknownSetting { name: String },
-    /// A setting with two values.
-    #[error("setting {name} is given twice")]
-    SettingTwice { name: String },
+    /// A setting that topics do not have, or do not have so.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// MetaLog refused it or could not write it.
     #[error(transparent)]
     Propose(#[from] ProposeError),
@@ -141,7 +138,7 @@ impl TopicError {
         match self {
             Self::Unknown | Self::Deleted { .. } => ErrorCode::UnknownTopic,
             Self::Name(_) => ErrorCode::InvalidTopicName,
-            Self::UnknownSetting { .. } | Self::SettingTwice { .. } => ErrorCode::InvalidConfig,
+            Self::Setting(_) => ErrorCode::InvalidConfig,
             Self::Propose(ProposeError::Refused(refusal)) => refusal_code(refusal),
             Self::Propose(ProposeError::Write(error)) => match error {
                 WriteError::NoSpace { .. } => ErrorCode::StorageFull,
@@ -159,7 +156,7 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         Refusal::TopicExists { .. } => ErrorCode::TopicExists,
         Refusal::UnknownTopic { .. } => ErrorCode::UnknownTopic,
         Refusal::PartitionCount { .. } | Refusal::TooManyPartitions { .. } => ErrorCode::InvalidPartitions,
-        Refusal::TooManySettings { .. } | Refusal::SettingTooLong { .. } | Refusal::Durability { .. } => {
+        Refusal::TooManySettings { .. } | Refusal::SettingTooLong { .. } | Refusal::Setting(_) => {
             ErrorCode::InvalidConfig
         }
         Refusal::OtherNode { .. }

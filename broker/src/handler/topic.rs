@@ -1,4 +1,4 @@
-//! Topics: created and deleted by MetaLog on shard 0, listed from the snapshot every shard holds, described with what
+//! Topics: created, altered and deleted by MetaLog on shard 0, listed from the snapshot every shard holds, described with what
 //! each partition's shard says it holds.
 
 use std::{collections::BTreeMap, rc::Rc};
@@ -8,7 +8,7 @@ use wire::TopicId;
 
 use super::error::TopicError;
 use crate::{
-    request::{DescribedTopic, NewTopic, PartitionStatus, Topic},
+    request::{DescribedTopic, NewTopic, PartitionStatus, Topic, TopicChange},
     shard::{
         Shard,
         mesh::{Message, call},
@@ -23,6 +23,17 @@ pub(crate) async fn create<R: Runtime>(shard: &Rc<Shard<R>>, topic: NewTopic) ->
         metadata::create_topic(shard, topic, reply);
     } else {
         ask(shard, Message::CreateTopic { topic, reply })?;
+    }
+    answer.receive().await.unwrap_or(Err(TopicError::Stopping))
+}
+
+/// Gives a topic other settings; answered once every shard goes by them.
+pub(crate) async fn alter<R: Runtime>(shard: &Rc<Shard<R>>, change: TopicChange) -> Result<TopicId, TopicError> {
+    let (reply, answer) = call();
+    if shard.index == 0 {
+        metadata::alter_topic(shard, change, reply);
+    } else {
+        ask(shard, Message::AlterTopic { change, reply })?;
     }
     answer.receive().await.unwrap_or(Err(TopicError::Stopping))
 }

@@ -11,7 +11,7 @@ use super::topic::TopicName;
 const VERSION: u8 = 1;
 
 /// The highest kind of command.
-const KIND_MAX: u8 = 6;
+const KIND_MAX: u8 = 7;
 
 /// One change of the metadata. What it does is told in [`State::apply`](super::State::apply).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,15 @@ pub enum Command {
     },
     /// The next block of producer ids is taken.
     ReserveProducerIds,
+    /// A topic goes on with other settings.
+    AlterTopic {
+        /// Its name.
+        name: TopicName,
+        /// The settings that change, by name.
+        set: BTreeMap<String, String>,
+        /// The settings that go back to their defaults.
+        unset: Vec<String>,
+    },
 }
 
 impl Command {
@@ -73,6 +82,12 @@ impl Command {
                 partitions.iter().for_each(|id| out.extend_from_slice(&id.0.to_le_bytes()));
             }
             Self::ReserveProducerIds => {}
+            Self::AlterTopic { name, set, unset } => {
+                put_bytes(&mut out, name.as_bytes());
+                put_settings(&mut out, set);
+                put_count(&mut out, unset.len());
+                unset.iter().for_each(|name| put_bytes(&mut out, name.as_bytes()));
+            }
         }
         out
     }
@@ -99,7 +114,12 @@ impl Command {
                 let partition = |r: &mut Reader<'_>| r.u64("partition").map(PartitionId);
                 Self::ConfirmDropped { partitions: r.list("count of partitions", 8, partition)? }
             }
-            _ => Self::ReserveProducerIds,
+            6 => Self::ReserveProducerIds,
+            _ => Self::AlterTopic {
+                name: read_name(r)?,
+                set: read_settings(r)?,
+                unset: r.list("count of settings", 4, |r| r.string("name of a setting").map(str::to_owned))?,
+            },
         };
         reader.finish()?;
         Ok(command)
@@ -113,7 +133,8 @@ impl Command {
             Self::CreateTopic { .. } => 3,
             Self::DeleteTopic { .. } => 4,
             Self::ConfirmDropped { .. } => 5,
-            Self::ReserveProducerIds => KIND_MAX,
+            Self::ReserveProducerIds => 6,
+            Self::AlterTopic { .. } => KIND_MAX,
         }
     }
 }
@@ -148,7 +169,7 @@ mod tests {
     use crate::meta::{ClusterId, State};
 
     fn create_with_settings() -> Command {
-        let settings = [("streambus.durability", "memory"), ("retention.ms", "1000")];
+        let settings = [("streambus.durability", "memory"), ("max.message.bytes", "1000")];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         Command::CreateTopic {
             id: TopicId(0x0123456789abcdef0123456789abcdef),
@@ -169,14 +190,25 @@ mod tests {
             (
                 create_with_settings(),
                 concat!(
-                    "0103efcdab8967452301efcdab8967452301060000006f726465727303000000020000000c00000072657465",
-                    "6e74696f6e2e6d7304000000313030301400000073747265616d6275732e6475726162696c69747906000000",
-                    "6d656d6f7279",
+                    "0103efcdab8967452301efcdab8967452301060000006f72646572730300000002000000110000006d61782e",
+                    "6d6573736167652e627974657304000000313030301400000073747265616d6275732e6475726162696c6974",
+                    "79060000006d656d6f7279",
                 ),
             ),
             (Command::DeleteTopic { name: name("orders") }, "0104060000006f7264657273"),
             (Command::ConfirmDropped { partitions: vec![PartitionId(1)] }, "0105010000000100000000000000"),
             (Command::ReserveProducerIds, "0106"),
+            (
+                Command::AlterTopic {
+                    name: name("orders"),
+                    set: [("max.message.bytes".to_owned(), "2000".to_owned())].into(),
+                    unset: vec!["a".to_owned()],
+                },
+                concat!(
+                    "0107060000006f726465727301000000110000006d61782e6d6573736167652e6279746573040000003230303001000000",
+                    "0100000061",
+                ),
+            ),
         ]
     }
 
@@ -190,10 +222,10 @@ mod tests {
             concat!(
                 "014d0000000000000000000000000000000103000000010000000600000000000000e8030000000000000200",
                 "00000a0000000000000000000000000000000b00000000000000000000000000000001000000060000006f72",
-                "64657273efcdab8967452301efcdab8967452301020000000c000000726574656e74696f6e2e6d7304000000",
-                "313030301400000073747265616d6275732e6475726162696c697479060000006d656d6f7279030000000100",
-                "0000000000000000000002000000000000000100000003000000000000000000000002000000040000000000",
-                "000001000000050000000000000000000000",
+                "64657273efcdab8967452301efcdab896745230102000000110000006d61782e6d6573736167652e62797465",
+                "7304000000313030301400000073747265616d6275732e6475726162696c697479060000006d656d6f727903",
+                "0000000100000000000000000000000200000000000000010000000300000000000000000000000200000004",
+                "0000000000000001000000050000000000000000000000",
             ),
         )
     }
@@ -235,7 +267,7 @@ mod tests {
     fn later_versions_and_kinds_are_told_from_nonsense() {
         let later = |field, found, known| DecodeError::Unknown { field, found, known };
         assert_eq!(Command::decode(&[2, 1]), Err(later("version of the command", 2, 1)));
-        assert_eq!(Command::decode(&[1, 7]), Err(later("kind of the command", 7, 6)));
+        assert_eq!(Command::decode(&[1, 8]), Err(later("kind of the command", 8, 7)));
         assert_eq!(State::decode(&[2]), Err(later("version of the snapshot", 2, 1)));
     }
 
@@ -248,7 +280,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..8) {
+        fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..9) {
             let _ = (State::decode(&bytes), Command::decode(&bytes));
             if bytes.len() > 2 {
                 bytes[..2].copy_from_slice(&[1, kind]);
@@ -257,7 +289,7 @@ mod tests {
         }
 
         #[test]
-        fn changed_bytes_do_no_harm(which in 0usize..6, position in any::<prop::sample::Index>(), flip in 1u8..) {
+        fn changed_bytes_do_no_harm(which in 0usize..7, position in any::<prop::sample::Index>(), flip in 1u8..) {
             let mut bytes = commands().swap_remove(which).0.encode();
             let at = position.index(bytes.len());
             bytes[at] ^= flip;

@@ -11,17 +11,19 @@
 //! - [`state`](State): a deterministic state machine: commands go in, outcomes come out;
 //! - [`command`](Command): the commands and their bytes;
 //! - `snapshot`: the whole state as bytes, and what shards hold;
-//! - `topic`: a topic and its name;
+//! - `topic`: a topic and its name; `setting`: the table of its settings;
 //! - `log`: the journal under it all, and the one task that writes it.
 
 mod command;
 mod log;
+mod setting;
 mod snapshot;
 mod state;
 mod topic;
 
 pub use command::Command;
 pub use log::{MetaLog, OpenError, ProposeError};
+pub use setting::{SETTINGS, Setting, SettingError, TopicSettings};
 pub use snapshot::Snapshot;
 pub use state::{ClusterId, Outcome, PRODUCER_IDS_PER_BLOCK, Refusal, State};
 pub use topic::{Topic, TopicName, TopicNameError, TopicPartition};

@@ -1,13 +1,14 @@
 //! The whole state: as bytes, which a metadata file begins with and `storage/FORMAT.md` specifies, and as what each
 //! shard holds.
 
-use std::{collections::BTreeMap, ops::Deref, sync::Arc};
+use std::{ops::Deref, sync::Arc};
 
 use storage::codec::{DecodeError, Reader, put_bytes, put_count};
-use wire::{Durability, PartitionId, TopicId};
+use wire::{PartitionId, TopicId};
 
 use super::{
     command::{put_settings, read_name, read_settings},
+    setting::TopicSettings,
     state::{ClusterId, State},
     topic::{Topic, TopicName, TopicPartition},
 };
@@ -85,7 +86,7 @@ impl State {
 fn put_topic(out: &mut Vec<u8>, name: &TopicName, topic: &Topic) {
     put_bytes(out, name.as_bytes());
     out.extend_from_slice(&topic.id.0.to_le_bytes());
-    put_settings(out, &topic.settings);
+    put_settings(out, topic.settings.given());
     put_count(out, topic.partitions.len());
     topic.partitions.iter().for_each(|&partition| put_partition(out, partition));
 }
@@ -93,15 +94,9 @@ fn put_topic(out: &mut Vec<u8>, name: &TopicName, topic: &Topic) {
 fn read_topic(r: &mut Reader<'_>, logs: usize) -> Result<(TopicName, Arc<Topic>), DecodeError> {
     let name = read_name(r)?;
     let id = TopicId(r.u128("topic id")?);
-    let settings = read_settings(r)?;
-    let durability = read_durability(r, &settings)?;
+    let settings = TopicSettings::read(read_settings(r)?).map_err(|_| r.malformed("settings of a topic", 0))?;
     let partitions = r.list("count of partitions", 12, |r| read_partition(r, logs))?;
-    Ok((name, Arc::new(Topic { id, durability, settings, partitions })))
-}
-
-fn read_durability(r: &Reader<'_>, settings: &BTreeMap<String, String>) -> Result<Durability, DecodeError> {
-    let level = settings.get(Durability::SETTING).map_or(Ok(Durability::default()), |level| level.parse());
-    level.map_err(|_| r.malformed("durability", 0))
+    Ok((name, Arc::new(Topic { id, settings, partitions })))
 }
 
 fn put_partition(out: &mut Vec<u8>, partition: TopicPartition) {

@@ -11,10 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use wire::{Durability, PartitionId, TopicId, UnknownDurability};
+use wire::{PartitionId, TopicId};
 
 use super::{
     command::Command,
+    setting::{SettingError, TopicSettings},
     topic::{Topic, TopicName, TopicPartition},
 };
 
@@ -68,7 +69,7 @@ pub enum Outcome {
     Done,
     /// The leader epoch of whatever the node leads from now on.
     LeaderEpoch(i32),
-    /// The topic created or deleted.
+    /// The topic created, deleted or altered.
     Topic(TopicId),
     /// Producer ids that nobody else gets.
     ProducerIds(Range<i64>),
@@ -144,13 +145,9 @@ pub enum Refusal {
         /// The longer one's length.
         bytes: usize,
     },
-    /// The setting that says what an ack means has a value without meaning.
-    #[error("setting {setting}: {source}", setting = Durability::SETTING)]
-    Durability {
-        /// What it says.
-        #[from]
-        source: UnknownDurability,
-    },
+    /// A setting that topics do not have, or do not have so.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
 }
 
 impl State {
@@ -178,6 +175,7 @@ impl State {
                 Ok(Outcome::Done)
             }
             Command::ReserveProducerIds => self.reserve_producer_ids(),
+            Command::AlterTopic { name, set, unset } => self.alter_topic(name, set, unset),
         }
     }
 
@@ -215,13 +213,10 @@ impl State {
         }
         self.check_partition_count(partitions)?;
         check_settings(settings)?;
-        let durability = match settings.get(Durability::SETTING) {
-            Some(level) => level.parse::<Durability>()?,
-            None => Durability::default(),
-        };
+        let settings = TopicSettings::read(settings.clone())?;
         let partitions = self.place(partitions)?;
         self.next_partition += partitions.len() as u64;
-        let topic = Topic { id, durability, settings: settings.clone(), partitions };
+        let topic = Topic { id, settings, partitions };
         self.topics.insert(name.clone(), Arc::new(topic));
         Ok(Outcome::Topic(id))
     }
@@ -255,6 +250,22 @@ impl State {
     fn delete_topic(&mut self, name: &TopicName) -> Result<Outcome, Refusal> {
         let topic = self.topics.remove(name).ok_or_else(|| Refusal::UnknownTopic { name: name.clone() })?;
         self.tombstones.extend(topic.partitions.iter().map(|partition| (partition.id, partition.log)));
+        Ok(Outcome::Topic(topic.id))
+    }
+
+    fn alter_topic(
+        &mut self,
+        name: &TopicName,
+        set: &BTreeMap<String, String>,
+        unset: &[String],
+    ) -> Result<Outcome, Refusal> {
+        let topic = self.topics.get_mut(name).ok_or_else(|| Refusal::UnknownTopic { name: name.clone() })?;
+        check_settings(set)?;
+        if unset.len() > SETTINGS_MAX {
+            return Err(Refusal::TooManySettings { found: unset.len() });
+        }
+        let settings = topic.settings.altered(set, unset)?;
+        Arc::make_mut(topic).settings = settings;
         Ok(Outcome::Topic(topic.id))
     }
 
@@ -295,6 +306,8 @@ impl fmt::Display for ClusterId {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use wire::Durability;
+
     use super::*;
 
     pub(in crate::meta) fn name(name: &str) -> TopicName {
@@ -411,7 +424,6 @@ pub(super) mod tests {
     fn settings_are_within_bounds() {
         let state = after([logs(1)]);
         let setting = |n: usize| (format!("setting.{n}"), "x".to_owned());
-        assert!(state.clone().apply(&with_settings((0..64).map(setting))).is_ok());
         check_refused(&state, with_settings((0..65).map(setting)), Refusal::TooManySettings { found: 65 });
         for (name, value) in [("n".repeat(4097), String::new()), ("n".to_owned(), "v".repeat(4097))] {
             let expected = Refusal::SettingTooLong { name: name.clone(), bytes: 4097 };
@@ -422,10 +434,38 @@ pub(super) mod tests {
     #[test]
     fn the_level_of_a_topic_is_one_of_its_settings() {
         let level = |level: &str| with_settings([(Durability::SETTING.to_owned(), level.to_owned())]);
-        assert_eq!(after([logs(1), create("a", 1)]).topics["a"].durability, Durability::Durable);
-        assert_eq!(after([logs(1), level("memory")]).topics["set"].durability, Durability::Memory);
-        let source = "fast".parse::<Durability>().expect_err("no such level");
-        check_refused(&after([logs(1)]), level("fast"), Refusal::Durability { source });
+        let durability = |state: State, topic: &str| state.topics[topic].settings.durability();
+        assert_eq!(durability(after([logs(1), create("a", 1)]), "a"), Durability::Durable);
+        assert_eq!(durability(after([logs(1), level("memory")]), "set"), Durability::Memory);
+        let Err(Refusal::Setting(SettingError::Value { .. })) = after([logs(1)]).apply(&level("fast")) else {
+            panic!("there is no such level");
+        };
+    }
+
+    #[test]
+    fn a_topic_is_altered_as_a_whole_or_not_at_all() {
+        let alter = |topic: &str, set: &[(&str, &str)], unset: &[&str]| Command::AlterTopic {
+            name: name(topic),
+            set: set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            unset: unset.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let state = after([logs(1), create("a", 1), alter("a", &[("max.message.bytes", "500")], &[])]);
+        assert_eq!(state.topics["a"].settings.meant().batch_bytes_max, 500);
+        check_refused(&state, alter("b", &[], &[]), Refusal::UnknownTopic { name: name("b") });
+        let fixed = Refusal::Setting(SettingError::Fixed { name: Durability::SETTING });
+        check_refused(&state, alter("a", &[("max.message.bytes", "1"), (Durability::SETTING, "memory")], &[]), fixed);
+        let unknown = Refusal::Setting(SettingError::Unknown { name: "x".to_owned() });
+        check_refused(&state, alter("a", &[("max.message.bytes", "1")], &["x"]), unknown);
+        let long = "v".repeat(4097);
+        let expected = Refusal::SettingTooLong { name: "max.message.bytes".to_owned(), bytes: 4097 };
+        check_refused(&state, alter("a", &[("max.message.bytes", long.as_str())], &[]), expected);
+        let back = after([
+            logs(1),
+            create("a", 1),
+            alter("a", &[("max.message.bytes", "500")], &[]),
+            alter("a", &[], &["max.message.bytes"]),
+        ]);
+        assert_eq!(back, after([logs(1), create("a", 1)]));
     }
 
     #[test]

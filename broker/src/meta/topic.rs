@@ -1,8 +1,10 @@
 //! A topic, as metadata knows it, and the rules for its name.
 
-use std::{borrow::Borrow, collections::BTreeMap, fmt, ops::Deref, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, ops::Deref, str::FromStr, sync::Arc};
 
-use wire::{Durability, PartitionId, TopicId};
+use wire::{PartitionId, TopicId};
+
+use super::setting::TopicSettings;
 
 /// A name has at most this many bytes.
 const NAME_BYTES_MAX: usize = 249;
@@ -12,10 +14,8 @@ const NAME_BYTES_MAX: usize = 249;
 pub struct Topic {
     /// Random, and what tells it from an earlier topic of its name.
     pub id: TopicId,
-    /// What an ack means; one of the settings.
-    pub durability: Durability,
-    /// What was set when it was created, by name.
-    pub settings: BTreeMap<String, String>,
+    /// Its settings.
+    pub settings: TopicSettings,
     /// Its partitions, by index.
     pub partitions: Vec<TopicPartition>,
 }

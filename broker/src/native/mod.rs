@@ -158,6 +158,13 @@ impl<R: Runtime> Session<R> {
                     move |out: &mut Answer<'_>| topic::encode_created(out, shard.node(), created)
                 });
             }
+            Request::TopicAlter(request) => {
+                let change = topic::change(&request);
+                self.start(to, |shard| async move {
+                    let altered = handler::topic::alter(&shard, change).await;
+                    move |out: &mut Answer<'_>| topic::encode_altered(out, altered)
+                });
+            }
             Request::TopicDelete(request) => {
                 let name = request.name.to_owned();
                 self.start(to, |shard| async move {
@@ -173,7 +180,7 @@ impl<R: Runtime> Session<R> {
                 let names: Vec<String> = request.names.iter().map(str::to_owned).collect();
                 self.start(to, |shard| async move {
                     let described = handler::topic::describe(&shard, names).await;
-                    move |out: &mut Answer<'_>| topic::encode_described(out, shard.node(), &described)
+                    move |out: &mut Answer<'_>| topic::encode_described(out, &shard, &described)
                 });
             }
             Request::Stats(_) => self.start(to, |shard| async move {

@@ -1,9 +1,10 @@
-//! TopicCreate, TopicDelete, TopicList and TopicDescribe, between frames and their handlers.
+//! TopicCreate, TopicAlter, TopicDelete, TopicList and TopicDescribe, between frames and their handlers.
 
+use runtime::Runtime;
 use wire::{
     Durability, ErrorCode, TopicId,
     api::{
-        Setting, topic_create,
+        Setting, topic_alter, topic_create,
         topic_create::Placement,
         topic_delete,
         topic_describe::{self, Partition},
@@ -15,18 +16,30 @@ use wire::{
 use super::Answer;
 use crate::{
     handler::error::TopicError,
-    request::{DescribedTopic, NewTopic, PartitionStatus, PlacedPartition, Topic},
-    shard::Node,
+    request::{DescribedTopic, NewTopic, PartitionStatus, PlacedPartition, Topic, TopicChange},
+    shard::{Node, Shard},
 };
 
 /// What a frame asks for.
 pub(super) fn new_topic(request: &topic_create::Request<'_>) -> NewTopic {
-    let owned = |setting: Setting<'_>| (setting.key.to_owned(), setting.value.to_owned());
     NewTopic {
         name: request.name.to_owned(),
         partition_count: request.partition_count,
-        settings: request.settings.iter().map(owned).collect(),
+        settings: owned(&request.settings),
     }
+}
+
+/// What a frame asks to be changed.
+pub(super) fn change(request: &topic_alter::Request<'_>) -> TopicChange {
+    TopicChange {
+        name: request.name.to_owned(),
+        set: owned(&request.set),
+        unset: request.unset.iter().map(str::to_owned).collect(),
+    }
+}
+
+fn owned(settings: &List<'_, Setting<'_>>) -> Vec<(String, String)> {
+    settings.iter().map(|Setting { key, value }| (key.to_owned(), value.to_owned())).collect()
 }
 
 /// Appends the answer to TopicCreate.
@@ -45,6 +58,14 @@ pub(super) fn encode_created(out: &mut Answer<'_>, node: Node, created: Result<T
     out.response(&topic_create::Response { topic: topic.id, partitions: List::from(&partitions) });
 }
 
+/// Appends the answer to TopicAlter.
+pub(super) fn encode_altered(out: &mut Answer<'_>, altered: Result<TopicId, TopicError>) {
+    match altered {
+        Ok(topic) => out.response(&topic_alter::Response { topic }),
+        Err(error) => out.failure::<topic_alter::Response>(error.code(), &error.to_string()),
+    }
+}
+
 /// Appends the answer to TopicDelete.
 pub(super) fn encode_deleted(out: &mut Answer<'_>, deleted: Result<TopicId, TopicError>) {
     match deleted {
@@ -56,17 +77,27 @@ pub(super) fn encode_deleted(out: &mut Answer<'_>, deleted: Result<TopicId, Topi
 /// Appends the answer to TopicList.
 pub(super) fn encode_list<'a>(out: &mut Answer<'_>, topics: &'a [Topic]) {
     let line = |topic: &'a Topic| {
-        let Topic { name, id, durability, partitions, .. } = topic;
-        topic_list::Topic { name, topic: *id, partition_count: partitions.len() as u32, durability: *durability }
+        let Topic { name, id, settings, partitions } = topic;
+        let (partition_count, durability) = (partitions.len() as u32, settings.durability());
+        topic_list::Topic { name, topic: *id, partition_count, durability }
     };
     let lines: Vec<_> = topics.iter().map(line).collect();
     out.response(&topic_list::Response { topics: List::from(&lines) });
 }
 
 /// Appends the answer to TopicDescribe: each topic, or the name there is none of.
-pub(super) fn encode_described(out: &mut Answer<'_>, node: Node, described: &[Result<DescribedTopic, String>]) {
+pub(super) fn encode_described<R: Runtime>(
+    out: &mut Answer<'_>,
+    shard: &Shard<R>,
+    described: &[Result<DescribedTopic, String>],
+) {
+    let (node, limit) = (shard.node(), shard.limits().batch_bytes_max);
+    let values: Vec<Vec<(&str, String)>> = described
+        .iter()
+        .map(|topic| topic.as_ref().map_or(Vec::new(), |described| described.topic.settings.effective(limit)))
+        .collect();
     let settings: Vec<Vec<Setting<'_>>> =
-        described.iter().map(|topic| topic.as_ref().map_or(Vec::new(), settings)).collect();
+        values.iter().map(|values| values.iter().map(|(key, value)| Setting { key, value }).collect()).collect();
     let partitions: Vec<Vec<Partition>> =
         described.iter().map(|topic| topic.as_ref().map_or(Vec::new(), |topic| partitions(node, topic))).collect();
     let rows: Vec<_> = described
@@ -74,7 +105,9 @@ pub(super) fn encode_described(out: &mut Answer<'_>, node: Node, described: &[Re
         .zip(settings.iter().zip(&partitions))
         .map(|(topic, (settings, partitions))| {
             let (name, error, id, durability) = match topic {
-                Ok(DescribedTopic { topic, .. }) => (&topic.name, ErrorCode::None, topic.id, topic.durability),
+                Ok(DescribedTopic { topic, .. }) => {
+                    (&topic.name, ErrorCode::None, topic.id, topic.settings.durability())
+                }
                 Err(name) => (name, ErrorCode::UnknownTopic, TopicId(0), Durability::Memory),
             };
             let (settings, partitions) = (List::from(settings), List::from(partitions));
@@ -82,10 +115,6 @@ pub(super) fn encode_described(out: &mut Answer<'_>, node: Node, described: &[Re
         })
         .collect();
     out.response(&topic_describe::Response { topics: List::from(&rows) });
-}
-
-fn settings(described: &DescribedTopic) -> Vec<Setting<'_>> {
-    described.topic.settings.iter().map(|(key, value)| Setting { key, value }).collect()
 }
 
 fn partitions(node: Node, described: &DescribedTopic) -> Vec<Partition> {

@@ -4,7 +4,7 @@ mod append;
 pub(crate) mod delayed;
 
 use runtime::Runtime;
-use storage::{Offsets, ReadError};
+use storage::{Offsets, PartitionSettings, ReadError};
 
 pub(crate) use self::append::Append;
 use crate::request::{FetchedBatches, PartitionStatus};
@@ -31,6 +31,11 @@ impl<R: Runtime> Partition<R> {
     /// Reads what an append will, and answers something of it: see [`storage::Partition::touch`].
     pub(crate) fn touch(&self) -> u64 {
         self.stored.touch()
+    }
+
+    /// Keeps it by other settings from now on.
+    pub(crate) fn configure(&self, settings: PartitionSettings) {
+        self.stored.configure(settings);
     }
 
     /// Its offsets at the moment.

@@ -54,6 +54,7 @@ fn handle<R: Runtime>(shard: &Rc<Shard<R>>, arrivals: &Arrivals, orders: &Sender
             let _ = reply.try_send(partitions.into_iter().map(status).collect());
         }
         Message::CreateTopic { topic, reply } => metadata::create_topic(shard, topic, reply),
+        Message::AlterTopic { change, reply } => metadata::alter_topic(shard, change, reply),
         Message::DeleteTopic { name, reply } => metadata::delete_topic(shard, name, reply),
         Message::ProducerIds { reply } => metadata::reserve_producer_ids(shard, reply),
         Message::Apply { snapshot, reply } => {

@@ -16,7 +16,7 @@ use crate::{
     handler::{error::TopicError, health::ShardHealth, list_offsets::Query, produce::Bundle},
     meta::Snapshot,
     metrics::Reading,
-    request::{Fetched, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Topic},
+    request::{Fetched, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Topic, TopicChange},
     server::connection::Arrival,
     shard::start::Order,
 };
@@ -48,6 +48,8 @@ pub(crate) enum Message<R: Runtime> {
     Describe { partitions: Vec<PartitionId>, reply: Reply<Vec<Option<PartitionStatus>>> },
     /// To shard 0: create a topic.
     CreateTopic { topic: NewTopic, reply: Reply<Result<Topic, TopicError>> },
+    /// To shard 0: give a topic other settings.
+    AlterTopic { change: TopicChange, reply: Reply<Result<TopicId, TopicError>> },
     /// To shard 0: delete a topic.
     DeleteTopic { name: String, reply: Reply<Result<TopicId, TopicError>> },
     /// To shard 0: a block of producer ids.

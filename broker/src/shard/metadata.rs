@@ -12,8 +12,9 @@ use std::{
 };
 
 use runtime::Runtime;
+use storage::PartitionSettings;
 use storage::journal::WriteError;
-use wire::{Durability, PartitionId, TopicId};
+use wire::{PartitionId, TopicId};
 
 use super::{
     Failure, Shard,
@@ -22,9 +23,9 @@ use super::{
 };
 use crate::{
     handler::error::TopicError,
-    meta::{Command, MetaLog, Outcome, ProposeError, Snapshot, TopicName},
+    meta::{Command, MetaLog, Outcome, ProposeError, SettingError, Snapshot, TopicName},
     partition::Partition,
-    request::{NewTopic, Topic},
+    request::{NewTopic, Topic, TopicChange},
 };
 
 /// Creates a topic, on shard 0.
@@ -32,6 +33,18 @@ pub(crate) fn create_topic<R: Runtime>(shard: &Rc<Shard<R>>, new: NewTopic, repl
     let first = Rc::clone(shard);
     shard.start(async move {
         let _ = reply.try_send(create(&first, new).await);
+    });
+}
+
+/// Gives a topic other settings, on shard 0.
+pub(crate) fn alter_topic<R: Runtime>(
+    shard: &Rc<Shard<R>>,
+    change: TopicChange,
+    reply: Reply<Result<TopicId, TopicError>>,
+) {
+    let first = Rc::clone(shard);
+    shard.start(async move {
+        let _ = reply.try_send(alter(&first, change).await);
     });
 }
 
@@ -71,9 +84,9 @@ pub(crate) fn apply<R: Runtime>(shard: &Shard<R>, snapshot: Arc<Snapshot>) {
     let placement = shard.place_by(Placement::new(snapshot));
     let mut partitions = shard.partitions_mut();
     partitions.retain(|id, _| placement.contains(*id));
-    for (id, durability) in placement.led_by(shard.index) {
-        let lead = || Partition::lead(shard.log.adopt(id, durability), shard.node().epoch);
-        partitions.entry(id).or_insert_with(lead);
+    for (id, settings) in placement.led_by(shard.index) {
+        let lead = || Partition::lead(shard.log.adopt(id, settings), shard.node().epoch);
+        partitions.entry(id).and_modify(|partition| partition.configure(settings)).or_insert_with(lead);
     }
 }
 
@@ -81,7 +94,7 @@ pub(crate) fn apply<R: Runtime>(shard: &Shard<R>, snapshot: Arc<Snapshot>) {
 pub(crate) async fn erase<R: Runtime>(shard: &Shard<R>, partitions: Vec<PartitionId>) -> bool {
     for id in partitions {
         // What it was does not matter any more.
-        let deleted = shard.log.adopt(id, Durability::Durable);
+        let deleted = shard.log.adopt(id, PartitionSettings::default());
         if deleted.drop_partition().await.is_err() {
             return false;
         }
@@ -91,12 +104,23 @@ pub(crate) async fn erase<R: Runtime>(shard: &Shard<R>, partitions: Vec<Partitio
 
 async fn create<R: Runtime>(shard: &Rc<Shard<R>>, new: NewTopic) -> Result<Topic, TopicError> {
     let name: TopicName = new.name.parse()?;
-    let settings = settings(new.settings)?;
+    let settings = by_name(new.settings)?;
     let id = TopicId(u128::from(shard.rt.random_u64()) << 64 | u128::from(shard.rt.random_u64()));
     propose(shard, Command::CreateTopic { id, name: name.clone(), partitions: new.partition_count, settings }).await?;
     let snapshot = publish(shard).await;
     let created = Placement::new(snapshot).topic(&name).filter(|topic| topic.id == id);
     created.ok_or(TopicError::Deleted { name })
+}
+
+async fn alter<R: Runtime>(shard: &Rc<Shard<R>>, change: TopicChange) -> Result<TopicId, TopicError> {
+    // What cannot be a name is no topic's.
+    let name: TopicName = change.name.parse().map_err(|_| TopicError::Unknown)?;
+    let (set, unset) = (by_name(change.set)?, change.unset);
+    let Outcome::Topic(id) = propose(shard, Command::AlterTopic { name, set, unset }).await? else {
+        unreachable!("of an alteration")
+    };
+    publish(shard).await;
+    Ok(id)
 }
 
 async fn delete<R: Runtime>(shard: &Rc<Shard<R>>, name: &str) -> Result<TopicId, TopicError> {
@@ -114,15 +138,12 @@ async fn delete<R: Runtime>(shard: &Rc<Shard<R>>, name: &str) -> Result<TopicId,
     Ok(id)
 }
 
-/// The settings that a topic can have.
-fn settings(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, TopicError> {
+/// Settings by name, each once.
+fn by_name(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, SettingError> {
     let mut settings = BTreeMap::new();
     for (name, value) in given {
-        if name != Durability::SETTING {
-            return Err(TopicError::UnknownSetting { name });
-        }
         if settings.insert(name.clone(), value).is_some() {
-            return Err(TopicError::SettingTwice { name });
+            return Err(SettingError::Twice { name });
         }
     }
     Ok(settings)

@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use rustc_hash::FxHashMap;
-use wire::{Durability, PartitionId};
+use storage::PartitionSettings;
+use wire::PartitionId;
 
 use crate::{
     meta::{self, Snapshot, TopicName, TopicPartition},
@@ -43,11 +44,11 @@ impl Placement {
         self.shards.contains_key(&id)
     }
 
-    /// The partitions that `shard` leads, each with what its acks mean.
-    pub(crate) fn led_by(&self, shard: u16) -> impl Iterator<Item = (PartitionId, Durability)> {
+    /// The partitions that `shard` leads, each with what it is kept by.
+    pub(crate) fn led_by(&self, shard: u16) -> impl Iterator<Item = (PartitionId, PartitionSettings)> {
         self.snapshot.topics.values().flat_map(move |topic| {
             let led = topic.partitions.iter().filter(move |partition| shard_of_log(partition.log) == shard);
-            led.map(|partition| (partition.id, topic.durability))
+            led.map(|partition| (partition.id, topic.settings.meant()))
         })
     }
 
@@ -77,8 +78,7 @@ fn described(name: &TopicName, topic: &meta::Topic) -> Topic {
     Topic {
         name: name.to_string(),
         id: topic.id,
-        durability: topic.durability,
-        settings: topic.settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        settings: topic.settings.clone(),
         partitions: topic.partitions.iter().map(placed).collect(),
     }
 }

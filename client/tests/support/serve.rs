@@ -13,8 +13,8 @@ use tokio::{
 use wire::{
     Durability, ErrorCode, PartitionId,
     api::{
-        Message, Request, Setting, fetch, health, hello, init_producer, list_offsets, produce, stats, topic_create,
-        topic_delete, topic_describe, topic_list,
+        Message, Request, Setting, fetch, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
+        topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame},
     header::RequestHeader,
@@ -201,6 +201,22 @@ impl Connection {
                 Some(topic) => {
                     state.logs.retain(|id, _| !topic.partitions.contains(id));
                     encode(header, &topic_delete::Response { topic: topic.id })
+                }
+                None => refuse(header, ErrorCode::UnknownTopic),
+            },
+            Request::TopicAlter(request) => match state.topics.get_mut(request.name) {
+                Some(topic) => {
+                    let goes = |key: &str| {
+                        request
+                            .unset
+                            .iter()
+                            .chain(request.set.iter().map(|setting| setting.key))
+                            .any(|name| name == key)
+                    };
+                    topic.settings.retain(|(key, _)| !goes(key));
+                    let owned = |setting: Setting<'_>| (setting.key.to_owned(), setting.value.to_owned());
+                    topic.settings.extend(request.set.iter().map(owned));
+                    encode(header, &topic_alter::Response { topic: topic.id })
                 }
                 None => refuse(header, ErrorCode::UnknownTopic),
             },

@@ -18,6 +18,7 @@ pub mod init_producer;
 pub mod list_offsets;
 pub mod produce;
 pub mod stats;
+pub mod topic_alter;
 pub mod topic_create;
 pub mod topic_delete;
 pub mod topic_describe;
@@ -93,6 +94,7 @@ apis! {
      9 TopicDescribe 0..=0, topic_describe::Request<'a>;
     10 Stats         0..=0, stats::Request;
     11 Health        0..=0, health::Request;
+    12 TopicAlter    0..=0, topic_alter::Request<'a>;
 }
 
 impl Api {

@@ -33,7 +33,7 @@ pub struct Topic<'a> {
     pub topic: TopicId,
     /// What its acknowledgements mean.
     pub durability: Durability,
-    /// The settings that it was created with.
+    /// Every setting with its value in force, defaults included.
     pub settings: List<'a, Setting<'a>>,
     /// Its partitions, by index.
     pub partitions: List<'a, Partition>,

@@ -45,6 +45,8 @@ pub(crate) const VECTORS: &[(&str, &str)] = vectors! {
     "record-batch-zstd-stream"
     "stats-v0-request"
     "stats-v0-response"
+    "topic-alter-v0-request"
+    "topic-alter-v0-response"
     "topic-create-v0-request"
     "topic-create-v0-response"
     "topic-delete-v0-request"

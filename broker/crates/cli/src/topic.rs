@@ -1,4 +1,4 @@
-//! `streambus topic`: create, list, describe and delete topics.
+//! `streambus topic`: create, list, describe, alter and delete topics.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use streambus::{Admin, NewTopic, TopicDescription, TopicSummary};
+use streambus::{Admin, NewTopic, TopicChange, TopicDescription, TopicSummary};
 
 use crate::{
     connect::Brokers,
@@ -15,7 +15,7 @@ use crate::{
     output::{Format, Output, table},
 };
 
-/// Create, list, describe and delete topics
+/// Create, list, describe, alter and delete topics
 #[derive(Debug, Args)]
 pub(crate) struct Topic {
     #[command(subcommand)]
@@ -27,6 +27,7 @@ enum Verb {
     Create(Create),
     List(List),
     Describe(Describe),
+    Alter(Alter),
     Delete(Delete),
 }
 
@@ -74,6 +75,35 @@ struct Describe {
     output: Output,
 }
 
+/// Change a topic's settings, while it is served
+#[derive(Debug, Args)]
+struct Alter {
+    /// The topic
+    name: String,
+
+    #[command(flatten)]
+    change: Change,
+
+    #[command(flatten)]
+    brokers: Brokers,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What is to change: at least one of the two.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Change {
+    /// A setting and its new value, such as max.message.bytes=65536; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    set: Vec<(String, String)>,
+
+    /// A setting that goes back to its default; may be given several times
+    #[arg(long, value_name = "KEY")]
+    unset: Vec<String>,
+}
+
 /// Delete a topic and all its records, for good
 #[derive(Debug, Args)]
 struct Delete {
@@ -101,6 +131,7 @@ impl Topic {
             Verb::Create(create) => create.output,
             Verb::List(list) => list.output,
             Verb::Describe(describe) => describe.output,
+            Verb::Alter(alter) => alter.output,
             Verb::Delete(delete) => delete.output,
         };
         output.format
@@ -111,6 +142,7 @@ impl Topic {
             Verb::Create(create) => create.run().await,
             Verb::List(list) => list.run().await,
             Verb::Describe(describe) => describe.run().await,
+            Verb::Alter(alter) => alter.run().await,
             Verb::Delete(delete) => delete.run().await,
         }
     }
@@ -143,6 +175,18 @@ impl Describe {
         let topic = self.brokers.connect().await?.admin().describe_topic(&self.name).await?;
         let shown = Shown::from(&topic);
         self.output.print(|| shown.text(), &shown)
+    }
+}
+
+impl Alter {
+    async fn run(self) -> Result<(), Failure> {
+        let Change { set, unset } = &self.change;
+        let change = set.iter().fold(TopicChange::new(), |change, (key, value)| change.set(key, value));
+        let change = unset.iter().fold(change, |change, key| change.unset(key));
+        let admin = self.brokers.connect().await?.admin();
+        admin.alter_topic(&self.name, change).await?;
+        let altered = Shown::from(&admin.describe_topic(&self.name).await?);
+        self.output.print(|| altered.text(), &altered)
     }
 }
 

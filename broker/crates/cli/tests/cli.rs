@@ -106,6 +106,28 @@ fn a_topic_is_deleted_only_when_someone_said_so() {
 }
 
 #[test]
+fn settings_change_while_a_topic_is_served() {
+    let dir = scratch();
+    let broker = Served::start(dir.path());
+    broker.ok(&["topic", "create", "orders"], "");
+    broker.ok(&["produce", "orders"], "short enough before\n");
+    let altered = broker.ok(&["topic", "alter", "orders", "--set", "max.message.bytes=80"], "");
+    assert!(altered.contains("setting     max.message.bytes=80\n"), "{altered}");
+    let produce = ["produce", "orders"];
+    expect_failure(&produce, &broker.run(&produce, "a record that is too long by now\n"), 2, &["80"]);
+    broker.ok(&["topic", "alter", "orders", "--unset", "max.message.bytes"], "");
+    broker.ok(&["produce", "orders"], "short enough again\n");
+    broker.fails(&["topic", "alter", "orders"], 2, &["--set"]);
+    broker.fails(&["topic", "alter", "other", "--unset", "max.message.bytes"], 3, &["other"]);
+    broker.fails(&["topic", "alter", "orders", "--set", "max.message.byte=1"], 2, &["did you mean max.message.bytes?"]);
+    broker.fails(
+        &["topic", "alter", "orders", "--set", "streambus.durability=memory"],
+        2,
+        &["fixed when a topic is created"],
+    );
+}
+
+#[test]
 fn refusals_have_codes_and_a_next_step() {
     let dir = scratch();
     let broker = Served::start(dir.path());

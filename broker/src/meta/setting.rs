@@ -1,0 +1,302 @@
+//! The table of topic settings, under the names that Kafka gave them: one row each. Reading, refusing, suggesting and
+//! describing are all made from it.
+//!
+//! What was once accepted is read again from the disk by every later program: a row is never taken away, and its range
+//! never narrowed.
+
+use std::{collections::BTreeMap, fmt};
+
+use storage::{Durability, PartitionSettings};
+
+/// One setting.
+pub struct Setting {
+    /// Its name.
+    pub name: &'static str,
+    /// What values it takes, and what they do.
+    kind: Kind,
+    /// The value where none was given; `None` stands for the broker's setting `batch_bytes_max`.
+    pub default: Option<&'static str>,
+    /// Whether it can be altered once the topic is there.
+    pub is_alterable: bool,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+/// Every setting, by name.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "max.message.bytes",
+        kind: Kind::Number { unit: "bytes", set: |settings, bytes| settings.batch_bytes_max = bytes as usize },
+        default: None,
+        is_alterable: true,
+        help: "The longest record batch taken; never longer than the broker's own limit.",
+    },
+    Setting {
+        name: Durability::SETTING,
+        kind: Kind::Word(&[
+            ("durable", |settings| settings.durability = Durability::Durable),
+            ("memory", |settings| settings.durability = Durability::Memory),
+        ]),
+        default: Some("durable"),
+        is_alterable: false,
+        help: "What an acknowledgement means: on stable storage, or in memory and on its way there.",
+    },
+];
+
+/// What values a setting takes, and what each does.
+enum Kind {
+    /// One of these words.
+    Word(&'static [(&'static str, Effect)]),
+    /// From 0 to 2^31 - 1.
+    Number { unit: &'static str, set: fn(&mut PartitionSettings, u64) },
+}
+
+type Effect = fn(&mut PartitionSettings);
+
+/// The largest number: what the field of a batch's length holds.
+const NUMBER_MAX: u64 = i32::MAX as u64;
+
+/// The settings of a topic: what was given, and what that and the defaults amount to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicSettings {
+    given: BTreeMap<String, String>,
+    meant: PartitionSettings,
+}
+
+/// Why settings are refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// No such setting.
+    #[error("there is no topic setting {name:?}; {}", suggestion(name))]
+    Unknown {
+        /// What was given.
+        name: String,
+    },
+    /// A value that the setting does not take.
+    #[error("topic setting {name}: {value:?} is not {range}")]
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What it takes.
+        range: String,
+    },
+    /// A setting with two values, or one that is to go as well.
+    #[error("topic setting {name} is given twice")]
+    Twice {
+        /// The setting.
+        name: String,
+    },
+    /// It cannot be altered.
+    #[error("topic setting {name} is fixed when a topic is created; create another topic to have it otherwise")]
+    Fixed {
+        /// The setting.
+        name: &'static str,
+    },
+}
+
+impl TopicSettings {
+    /// Reads what differs from the defaults.
+    ///
+    /// # Errors
+    /// [`SettingError`]; the first one if there are several.
+    pub fn read(given: BTreeMap<String, String>) -> Result<Self, SettingError> {
+        let mut meant = PartitionSettings::default();
+        for setting in SETTINGS {
+            if let Some(default) = setting.default {
+                setting.kind.read(default, &mut meant).expect("a default is a value");
+            }
+        }
+        for (name, value) in &given {
+            let setting = find(name)?;
+            setting.kind.read(value, &mut meant).ok_or_else(|| SettingError::Value {
+                name: setting.name,
+                value: value.clone(),
+                range: setting.kind.to_string(),
+            })?;
+        }
+        Ok(Self { given, meant })
+    }
+
+    /// The same with some settings changed and others back at their defaults.
+    ///
+    /// # Errors
+    /// [`SettingError`].
+    pub fn altered(&self, set: &BTreeMap<String, String>, unset: &[String]) -> Result<Self, SettingError> {
+        let mut given = self.given.clone();
+        for name in unset {
+            let known = find(name)?;
+            if set.contains_key(name) {
+                return Err(SettingError::Twice { name: name.clone() });
+            }
+            given.remove(known.name);
+        }
+        given.extend(set.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let altered = Self::read(given)?;
+        let differs = |setting: &&Setting| self.value(setting) != altered.value(setting);
+        match SETTINGS.iter().filter(|setting| !setting.is_alterable).find(differs) {
+            Some(fixed) => Err(SettingError::Fixed { name: fixed.name }),
+            None => Ok(altered),
+        }
+    }
+
+    /// What was given, by name.
+    pub fn given(&self) -> &BTreeMap<String, String> {
+        &self.given
+    }
+
+    /// What each partition of the topic is kept by.
+    pub fn meant(&self) -> PartitionSettings {
+        self.meant
+    }
+
+    /// What an ack means.
+    pub fn durability(&self) -> Durability {
+        self.meant.durability
+    }
+
+    /// Every setting with its value in force, by name. `batch_bytes_max` is the broker's own limit.
+    pub fn effective(&self, batch_bytes_max: usize) -> Vec<(&'static str, String)> {
+        let value = |setting| self.value(setting).map_or_else(|| batch_bytes_max.to_string(), str::to_owned);
+        SETTINGS.iter().map(|setting| (setting.name, value(setting))).collect()
+    }
+
+    fn value(&self, setting: &Setting) -> Option<&str> {
+        self.given.get(setting.name).map(String::as_str).or(setting.default)
+    }
+}
+
+impl Kind {
+    /// Has `text` take effect; `None` if it is no value.
+    fn read(&self, text: &str, settings: &mut PartitionSettings) -> Option<()> {
+        match self {
+            Self::Word(words) => words.iter().find(|(word, _)| *word == text)?.1(settings),
+            Self::Number { set, .. } => {
+                let number = text.parse().ok().filter(|number| *number <= NUMBER_MAX)?;
+                set(settings, number);
+            }
+        }
+        Some(())
+    }
+}
+
+/// What values there are, as the end of a sentence.
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word(words) => {
+                let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+                formatter.write_str(&words.join(" or "))
+            }
+            Self::Number { unit, .. } => write!(formatter, "a number of {unit} from 0 to {NUMBER_MAX}"),
+        }
+    }
+}
+
+/// The setting of that name.
+fn find(name: &str) -> Result<&'static Setting, SettingError> {
+    let found = SETTINGS.iter().find(|setting| setting.name == name);
+    found.ok_or_else(|| SettingError::Unknown { name: name.to_owned() })
+}
+
+/// The setting that a mistaken name most likely means, or all of them.
+fn suggestion(name: &str) -> String {
+    // A third of the letters wrong is still a slip; more is another word. Nothing longer is worth comparing.
+    let distance_max = name.len().div_ceil(3);
+    let distance = |known: &str| strsim::damerau_levenshtein(name, known);
+    let is_long = SETTINGS.iter().all(|setting| name.len() > 2 * setting.name.len());
+    let known = SETTINGS.iter().filter(|_| !is_long).map(|setting| (distance(setting.name), setting.name));
+    match known.filter(|(distance, _)| *distance <= distance_max).min() {
+        Some((_, nearest)) => format!("did you mean {nearest}?"),
+        None => {
+            let names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+            format!("there are {}", names.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(settings: &[(&str, &str)]) -> BTreeMap<String, String> {
+        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn read(settings: &[(&str, &str)]) -> Result<TopicSettings, SettingError> {
+        TopicSettings::read(map(settings))
+    }
+
+    fn check_refused(name: &str, value: &str, expected: &str) {
+        let error = read(&[(name, value)]).expect_err("no value of a setting");
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn names_stand_in_order_and_every_default_is_a_value() {
+        assert!(SETTINGS.is_sorted_by_key(|setting| setting.name));
+        let settings = read(&[]).expect("the defaults");
+        assert_eq!(settings.durability(), Durability::Durable);
+        let shown = settings.effective(4096);
+        assert_eq!(shown.len(), SETTINGS.len());
+        let explicit: BTreeMap<_, _> = shown.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let PartitionSettings { batch_bytes_max, .. } = settings.meant();
+        let explicit = TopicSettings::read(explicit).expect("what is shown can be given").meant();
+        assert_eq!(PartitionSettings { batch_bytes_max, ..explicit }, settings.meant());
+        assert_eq!(explicit.batch_bytes_max, 4096);
+    }
+
+    #[test]
+    fn the_protocol_tells_of_each() {
+        let protocol = include_str!("../../../wire/PROTOCOL.md");
+        for Setting { name, default, is_alterable, help, .. } in SETTINGS {
+            let default = default.map_or("the server's limit".to_owned(), |default| format!("`{default}`"));
+            let altered = if *is_alterable { "yes" } else { "no" };
+            let row = format!("\n| `{name}` | {default} | {altered} | {help} |\n");
+            assert!(protocol.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
+    fn values_have_an_effect() {
+        assert_eq!(read(&[("max.message.bytes", "1000")]).unwrap().meant().batch_bytes_max, 1000);
+        assert_eq!(read(&[(Durability::SETTING, "memory")]).unwrap().durability(), Durability::Memory);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_would_be_right() {
+        check_refused(
+            "max.mesage.bytes",
+            "1",
+            "there is no topic setting \"max.mesage.bytes\"; did you mean max.message.bytes?",
+        );
+        check_refused("x", "1", "there is no topic setting \"x\"; there are max.message.bytes, streambus.durability");
+        for value in ["", "-1", "1.5", "2147483648", "1 KiB"] {
+            let expected =
+                format!("topic setting max.message.bytes: {value:?} is not a number of bytes from 0 to 2147483647");
+            check_refused("max.message.bytes", value, &expected);
+        }
+        check_refused(
+            Durability::SETTING,
+            "fast",
+            "topic setting streambus.durability: \"fast\" is not durable or memory",
+        );
+    }
+
+    #[test]
+    fn what_is_altered_may_go_back_to_its_default() {
+        let first = read(&[("max.message.bytes", "1000"), (Durability::SETTING, "memory")]).unwrap();
+        let second = first.altered(&map(&[("max.message.bytes", "2000")]), &[]).unwrap();
+        assert_eq!(second.meant().batch_bytes_max, 2000);
+        let third = second.altered(&map(&[]), &["max.message.bytes".to_owned()]).unwrap();
+        assert_eq!(third, read(&[(Durability::SETTING, "memory")]).unwrap());
+        assert_eq!(third.altered(&map(&[(Durability::SETTING, "memory")]), &[]), Ok(third.clone()), "no change");
+        let fixed = Err(SettingError::Fixed { name: Durability::SETTING });
+        assert_eq!(first.altered(&map(&[(Durability::SETTING, "durable")]), &[]), fixed);
+        assert_eq!(first.altered(&map(&[]), &[Durability::SETTING.to_owned()]), fixed);
+        let both = first.altered(&map(&[("max.message.bytes", "1")]), &["max.message.bytes".to_owned()]);
+        assert_eq!(both, Err(SettingError::Twice { name: "max.message.bytes".to_owned() }));
+        assert!(matches!(first.altered(&map(&[]), &["x".to_owned()]), Err(SettingError::Unknown { .. })));
+    }
+}
