@@ -70,7 +70,7 @@ pub use admin::{
 pub use client::{Client, ClientBuilder};
 pub use consumer::{Consumer, ConsumerBuilder, Gaps, OutOfRange, Progress, Record, RecordBatch, SeekTo};
 pub use error::{Error, ErrorKind};
-pub use producer::{Delivered, Delivery, Header, Producer, ProducerBuilder, ProducerRecord};
+pub use producer::{Compression, Delivered, Delivery, Header, Producer, ProducerBuilder, ProducerRecord};
 pub use wire::{
     Durability, ErrorCode, PartitionId, TopicId,
     record::{Headers, Record as RecordRef},

@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use streambus::{
-    Client, Consumer, Delivered, Durability, Error, ErrorKind, Gaps, Header, NewTopic, OffsetAt, OutOfRange, Producer,
-    ProducerRecord, Record, SeekTo, State, TopicChange,
+    Client, Compression, Consumer, Delivered, Durability, Error, ErrorKind, Gaps, Header, NewTopic, OffsetAt,
+    OutOfRange, Producer, ProducerRecord, Record, SeekTo, State, TopicChange,
 };
 use support::{Fake, Fault};
 use tokio::{io::AsyncWriteExt, net::TcpListener};
@@ -91,6 +91,53 @@ async fn deliveries_of_a_batch_have_the_offsets_of_their_records() {
         }
         assert_eq!((fake.log(0, |log| log.batches.len()), producer.unacknowledged()), (1, 0));
         assert_eq!(receive(&mut consumer(&client).await, 100).await, texts(0..100));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn batches_travel_and_are_stored_compressed() {
+    bounded(async {
+        let codecs = [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+        for (number, compression) in (1u8..).zip(codecs) {
+            let fake = Fake::with_topic(1).await;
+            let client = fake.client().await;
+            let builder = client.producer().topic("t").compression(compression).linger(Duration::from_secs(60));
+            let producer = builder.build().await.unwrap();
+            for number in 0..500 {
+                producer.send(&format!("{number}")).await.unwrap();
+            }
+            producer.flush().await.unwrap();
+            producer.send("x").await.unwrap();
+            producer.flush().await.unwrap();
+
+            let codecs = |log: &support::Log| log.batches.iter().map(|batch| batch.bytes[22] & 7).collect::<Vec<_>>();
+            assert_eq!(fake.log(0, |log| codecs(log)), [number, 0], "a batch that would grow is sent as it is");
+            assert!(fake.log(0, |log| log.batches[0].bytes.len()) < 500 * 10, "{compression:?}");
+            let mut consumer = consumer(&client).await;
+            assert_eq!(receive(&mut consumer, 500).await, texts(0..500));
+            assert_eq!(text(&consumer.recv().await.unwrap()), "x");
+            consumer.seek("t", 0, SeekTo::Offset(250)).await.unwrap();
+            assert_eq!(receive(&mut consumer, 250).await, texts(250..500));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_large_decompressed_stops_its_partition() {
+    bounded(async {
+        let fake = Fake::with_topic(1).await;
+        let client = fake.client().await;
+        let producer = client.producer().topic("t").compression(Compression::Zstd).build().await.unwrap();
+        producer.send_and_confirm(ProducerRecord::value(&[0; 100_000])).await.unwrap();
+        producer.send_and_confirm("small").await.unwrap();
+
+        let mut consumer = client.consumer().topic("t").decompressed_bytes_max(99_999).build().await.unwrap();
+        let refused = consumer.recv().await.unwrap_err();
+        assert!(matches!(refused, Error::UnreadableBatch { offset: 0, .. }), "{refused:?}");
+        consumer.seek("t", 0, SeekTo::Offset(1)).await.unwrap();
+        assert_eq!(text(&consumer.recv().await.unwrap()), "small");
     })
     .await;
 }

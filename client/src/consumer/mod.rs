@@ -2,7 +2,7 @@
 //!
 //! **The way of a record.** A long poll asks for every partition of a connection that has room (`fetcher`), the answer's bytes
 //! are kept as they came (`puller`), [`Consumer::recv_batch`] takes one batch off their front, verifies it, and hands it out
-//! as a slice (`record`); [`Consumer::recv`] and the [`Stream`] hand out its records one by one.
+//! as a slice, decompressed if need be (`record`); [`Consumer::recv`] and the [`Stream`] hand out its records one by one.
 
 mod fetcher;
 mod puller;
@@ -25,6 +25,7 @@ use wire::record::{Batch, BatchError};
 use self::{
     fetcher::{Assigned, Fetcher, Item, Limits},
     puller::{Puller, take_care},
+    record::Demands,
 };
 pub use self::{
     fetcher::{Gaps, OutOfRange},
@@ -63,7 +64,7 @@ pub struct ConsumerBuilder {
     /// Topics, each with the partitions to read; none means all.
     topics: Vec<(String, Option<Vec<u32>>)>,
     start: SeekTo,
-    verify: bool,
+    demands: Demands,
     wait: Duration,
     limits: Limits,
 }
@@ -76,7 +77,7 @@ pub struct ConsumerBuilder {
 pub struct Consumer {
     puller: Arc<Puller>,
     caretaker: JoinHandle<()>,
-    verify: bool,
+    demands: Demands,
     /// The next offset to hand out, by partition.
     positions: Vec<u64>,
     run: Option<Run>,
@@ -116,8 +117,9 @@ impl ConsumerBuilder {
             out_of_range: OutOfRange::default(),
             gaps: Gaps::default(),
         };
+        let demands = Demands { verify: true, decompressed_bytes_max: 64 << 20 };
         let (start, wait) = (SeekTo::default(), Duration::from_millis(500));
-        Self { client, topics: Vec::new(), start, verify: true, wait, limits }
+        Self { client, topics: Vec::new(), start, demands, wait, limits }
     }
 
     /// Reads every partition of a topic.
@@ -140,7 +142,15 @@ impl ConsumerBuilder {
 
     /// Whether the CRC of each batch is verified, which its producer computed. Default: true.
     pub fn verify(mut self, verify: bool) -> Self {
-        self.verify = verify;
+        self.demands.verify = verify;
+        self
+    }
+
+    /// Bytes that the records of a compressed batch may have once decompressed; a batch with more stops its partition with
+    /// [`Error::UnreadableBatch`], and so does one above 1 MiB with more than 1,032 for each compressed byte. One batch at a
+    /// time is decompressed. Default: 64 MiB.
+    pub fn decompressed_bytes_max(mut self, bytes: usize) -> Self {
+        self.demands.decompressed_bytes_max = bytes;
         self
     }
 
@@ -205,7 +215,7 @@ impl ConsumerBuilder {
         let puller = Puller::new(client, self.wait, described, routes, fetcher);
         let caretaker = tokio::spawn(take_care(puller.clone()));
         let (run, records, batch) = (None, VecDeque::new(), None);
-        Ok(Consumer { puller, caretaker, verify: self.verify, positions, run, records, batch })
+        Ok(Consumer { puller, caretaker, demands: self.demands, positions, run, records, batch })
     }
 
     fn validate(&self) -> Result<(), Error> {
@@ -353,7 +363,7 @@ impl Consumer {
         loop {
             if let Some(run) = &mut self.run {
                 let index = run.index;
-                match run.take_batch(&self.puller.assigned[index], self.verify) {
+                match run.take_batch(&self.puller.assigned[index], self.demands) {
                     Ok(Some(batch)) => return Poll::Ready(Some(Ok((index, batch)))),
                     Ok(None) => self.run = None,
                     Err(error) => {
@@ -392,7 +402,7 @@ impl Run {
     fn take_batch(
         &mut self,
         (topic, partition): &(Arc<Topic>, u32),
-        verify: bool,
+        demands: Demands,
     ) -> Result<Option<RecordBatch>, Error> {
         while !self.bytes.is_empty() {
             let unreadable = |source: BatchError| {
@@ -403,7 +413,7 @@ impl Run {
             let (batch_bytes, next_offset) = (batch.bytes().len(), batch.next_offset());
             let bytes = self.bytes.slice(..batch_bytes);
             let batch =
-                RecordBatch::new(topic.name.clone(), *partition, bytes, self.from, verify).map_err(unreadable)?;
+                RecordBatch::new(topic.name.clone(), *partition, bytes, self.from, demands).map_err(unreadable)?;
             self.bytes = self.bytes.slice(batch_bytes..);
             self.from = self.from.max(next_offset);
             if batch.is_some() {

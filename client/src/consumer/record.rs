@@ -1,14 +1,15 @@
 //! What a consumer receives: records that own their bytes, or whole batches whose records are borrowed.
 //!
-//! Both are slices of the bytes that came from the socket: nothing is copied. A batch that is handed out was walked to its
-//! last record, so using it needs no errors.
+//! Both are slices of the bytes that came from the socket, or of the batch that was decompressed: nothing is copied. A batch
+//! that is handed out was walked to its last record, so using it needs no errors.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wire::record::{Batch, BatchError, Record as RecordRef};
+use wire::record::{Batch, BatchError, Codec, Record as RecordRef};
 
-/// A record, with shares of the bytes that were received. Keeping one keeps the whole answer of about 1 MiB it came in.
+/// A record, with shares of the bytes that were received: keeping one keeps the whole answer of about 1 MiB it came in, or,
+/// where it was compressed, its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
@@ -41,6 +42,15 @@ pub struct RecordBatch {
     record_count: usize,
 }
 
+/// What a batch is asked for before it is handed out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Demands {
+    /// A CRC that matches.
+    pub(crate) verify: bool,
+    /// At most so many bytes of records, once decompressed.
+    pub(crate) decompressed_bytes_max: usize,
+}
+
 impl RecordBatch {
     /// The batch that `bytes` are, from offset `from` on; `None` when it has nothing for a consumer: a marker, or records
     /// before `from` only.
@@ -49,15 +59,20 @@ impl RecordBatch {
         partition: u32,
         bytes: Bytes,
         from: u64,
-        verify: bool,
+        demands: Demands,
     ) -> Result<Option<Self>, BatchError> {
         let batch = Batch::parse_one(&bytes)?;
-        if verify {
+        if demands.verify {
             batch.verify_stored()?;
         }
         if batch.attributes().is_control() {
             return Ok(None);
         }
+        let bytes = match batch.codec() {
+            Codec::None => bytes,
+            _ => batch.decompressed(demands.decompressed_bytes_max)?.into(),
+        };
+        let batch = Batch::parse_one(&bytes)?;
         let mut record_count = 0;
         for record in batch.records()? {
             record_count += usize::from(record?.offset >= from);
@@ -96,7 +111,7 @@ impl RecordBatch {
     #[inline]
     pub fn records(&self) -> impl Iterator<Item = RecordRef<'_>> {
         let batch = Batch::parse_one(&self.bytes).expect("parsed when the batch was made");
-        let records = batch.records().expect("not compressed, or it would not have been made");
+        let records = batch.records().expect("decompressed when the batch was made");
         let from = self.from;
         records
             .map(|record| record.expect("walked when the batch was made"))
@@ -132,7 +147,7 @@ impl RecordBatch {
 
 #[cfg(test)]
 mod tests {
-    use wire::record::{BatchBuilder, Codec, Header, Producer, patch_base_offset, position};
+    use wire::record::{BatchBuilder, Header, Producer, compression::DecompressError, patch_base_offset};
 
     use super::*;
 
@@ -147,15 +162,17 @@ mod tests {
         bytes
     }
 
+    const DEMANDS: Demands = Demands { verify: true, decompressed_bytes_max: 4096 };
+
     fn batch(from: u64) -> Option<RecordBatch> {
-        RecordBatch::new("t".into(), 3, bytes(10).into(), from, true).unwrap()
+        RecordBatch::new("t".into(), 3, bytes(10).into(), from, DEMANDS).unwrap()
     }
 
     #[test]
     fn owned_records_are_slices_of_what_was_received() {
         let received: Bytes = bytes(10).into();
         let range = received.as_ptr_range();
-        let batch = RecordBatch::new("t".into(), 3, received, 0, true).unwrap().unwrap();
+        let batch = RecordBatch::new("t".into(), 3, received, 0, DEMANDS).unwrap().unwrap();
         assert_eq!((batch.record_count(), batch.next_offset(), batch.max_timestamp_ms()), (3, 13, 7));
         let records: Vec<_> = batch.into_records().collect();
         assert!(range.contains(&records[0].value.as_ref().unwrap().as_ptr()));
@@ -182,16 +199,23 @@ mod tests {
     fn damage_shows_when_it_is_looked_for() {
         let mut damaged = bytes(10);
         *damaged.last_mut().unwrap() ^= 1;
-        let found = |verify| RecordBatch::new("t".into(), 3, damaged.clone().into(), 0, verify);
+        let found = |verify| RecordBatch::new("t".into(), 3, damaged.clone().into(), 0, Demands { verify, ..DEMANDS });
         assert!(matches!(found(true), Err(BatchError::Crc { .. })));
         assert!(matches!(found(false), Err(BatchError::Record { .. })));
     }
 
     #[test]
-    fn a_compressed_batch_is_named_as_such() {
-        let mut compressed = bytes(10);
-        compressed[position::ATTRIBUTES + 1] = Codec::Zstd as u8;
-        let found = RecordBatch::new("t".into(), 3, compressed.into(), 0, false);
-        assert!(matches!(found, Err(BatchError::Compressed { codec: Codec::Zstd })));
+    fn a_compressed_batch_is_handed_out_uncompressed() {
+        let mut builder = BatchBuilder::new(1 << 20);
+        (0..100).for_each(|number| builder.append(number, None, Some(&[7; 100]), &[]).unwrap());
+        let compressed = builder.build_compressed(Producer::NONE, Codec::Zstd);
+        let found = |decompressed_bytes_max| {
+            let demands = Demands { decompressed_bytes_max, ..DEMANDS };
+            RecordBatch::new("t".into(), 3, compressed.clone(), 90, demands)
+        };
+        let batch = found(20_000).unwrap().unwrap();
+        assert_eq!((batch.record_count(), batch.next_offset(), batch.max_timestamp_ms()), (10, 100, 99));
+        assert!(batch.into_records().all(|record| record.value.unwrap() == [7; 100][..]));
+        assert!(matches!(found(10_000), Err(BatchError::Decompress { source: DecompressError::TooLarge { .. } })));
     }
 }

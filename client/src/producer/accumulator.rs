@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use wire::record::{AppendError, BatchBuilder, Producer};
+use wire::record::{AppendError, BatchBuilder, Codec, Producer};
 
 use super::{
     delivery::{BatchOutcome, Delivery, outcome},
@@ -84,6 +84,7 @@ pub(crate) struct Accumulator {
 struct Partition {
     route: RouteIndex,
     builder: BatchBuilder,
+    codec: Codec,
     /// The batch in the builder.
     open: Option<OpenBatch>,
     queue: Queue,
@@ -109,10 +110,17 @@ struct Route {
 
 impl Accumulator {
     /// Of a topic whose partitions have these routes; at least one. Every route is taken for connected.
-    pub(crate) fn new(limits: Limits, numbering: Numbering, partitioner: Partitioner, routes: &[RouteIndex]) -> Self {
+    pub(crate) fn new(
+        limits: Limits,
+        numbering: Numbering,
+        codec: Codec,
+        partitioner: Partitioner,
+        routes: &[RouteIndex],
+    ) -> Self {
         let partition = |&route: &RouteIndex| Partition {
             route,
             builder: BatchBuilder::new(limits.batch_bytes_max),
+            codec,
             open: None,
             queue: Queue::new(numbering),
             listed: false,
@@ -378,7 +386,7 @@ impl Partition {
     /// Closes the open batch, if there is one.
     fn close(&mut self) {
         if let Some(open) = self.open.take() {
-            self.queue.push(&mut self.builder, open.rest);
+            self.queue.push(&mut self.builder, self.codec, open.rest);
         }
     }
 
@@ -427,7 +435,7 @@ mod tests {
         let limits =
             Limits { batch_bytes_max: 1024, linger, in_flight_max: 2, delivery_timeout: Duration::from_secs(10) };
         let partitioner = Partitioner::new(partitions as u32, 0, 1024);
-        Accumulator::new(limits, Numbering::None, partitioner, &vec![0; partitions])
+        Accumulator::new(limits, Numbering::None, Codec::None, partitioner, &vec![0; partitions])
     }
 
     fn append(accumulator: &mut Accumulator, partition: u32, bytes: usize, now: Instant) {

@@ -6,6 +6,7 @@
 
 mod accumulator;
 mod answer;
+mod compression;
 mod delivery;
 mod partitioner;
 mod queue;
@@ -29,6 +30,7 @@ use self::{
     sender::{Sender, take_care},
 };
 pub use self::{
+    compression::Compression,
     delivery::{Delivered, Delivery},
     record::{Header, ProducerRecord},
 };
@@ -55,6 +57,7 @@ pub struct ProducerBuilder {
     buffer_bytes_max: usize,
     delivery_timeout: Duration,
     idempotent: bool,
+    compression: Compression,
 }
 
 /// Sends records to one topic. Share it by reference or in an [`Arc`]; records sent one after the other to one partition are
@@ -76,6 +79,7 @@ impl ProducerBuilder {
             buffer_bytes_max: 32 << 20,
             delivery_timeout: Duration::from_secs(120),
             idempotent: true,
+            compression: Compression::None,
         }
     }
 
@@ -85,7 +89,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// Bytes of a batch, at least 1 KiB; lowered to what the broker takes. Also what bounds a record. Default: 1 MiB.
+    /// Bytes of a batch before it is compressed, at least 1 KiB; lowered to what the broker takes. Also what bounds a record.
+    /// Default: 1 MiB.
     pub fn batch_bytes_max(mut self, bytes: usize) -> Self {
         self.batch_bytes_max = bytes;
         self
@@ -126,6 +131,15 @@ impl ProducerBuilder {
         self
     }
 
+    /// How batches are compressed; one that would not become smaller, or so much smaller that readers take it for an attack
+    /// (above 1 MiB, beyond 1,032 to 1), is sent as it is. A compressed batch costs its time once, when it is closed, on the
+    /// task that closes it. Give batches time to fill with [`Self::linger`]: a batch of one record shrinks little.
+    /// Default: [`Compression::None`].
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
     /// Finds the topic and makes the producer.
     ///
     /// # Errors
@@ -148,7 +162,7 @@ impl ProducerBuilder {
         };
         let numbering = if self.idempotent { init_producer(&client).await? } else { Numbering::None };
         let partitioner = Partitioner::new(topic.partition_count(), fastrand::u32(..), batch_bytes_max);
-        let accumulator = Accumulator::new(limits, numbering, partitioner, &by_partition);
+        let accumulator = Accumulator::new(limits, numbering, self.compression.into(), partitioner, &by_partition);
         let buffer_bytes_max = self.buffer_bytes_max.max(batch_bytes_max);
         let delivery_timeout = self.delivery_timeout;
         let sender = Arc::new(Sender::new(

@@ -24,7 +24,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use wire::{
     ErrorCode,
-    record::{Batch, BatchBuilder, Producer, position},
+    record::{Batch, BatchBuilder, Codec, Producer, position},
 };
 
 use super::delivery::{Ack, BatchOutcome, Decide};
@@ -166,10 +166,14 @@ impl Queue {
         self.failed.as_ref()
     }
 
-    /// Closes a batch and puts it in line.
-    pub(crate) fn push(&mut self, builder: &mut BatchBuilder, open: Open) {
+    /// Closes a batch, compressed with `codec`, and puts it in line.
+    pub(crate) fn push(&mut self, builder: &mut BatchBuilder, codec: Codec, open: Open) {
         let record_count = builder.record_count() as u32;
-        let bytes = builder.build(self.take_numbers(record_count));
+        let producer = self.take_numbers(record_count);
+        let bytes = match codec {
+            Codec::None => builder.build(producer),
+            codec => builder.build_compressed(producer, codec),
+        };
         let number = self.number_next;
         self.number_next += 1;
         let (on_wire, maybe_written, failure) = (false, false, None);
@@ -478,7 +482,7 @@ mod tests {
             let (decide, outcome) = outcome();
             (0..2).for_each(|_| self.builder.append(0, None, Some(b"v"), &[]).unwrap());
             let open = Open { decide, outcome, buffer_bytes: 2, deadline: self.now + TIMEOUT };
-            self.queue.push(&mut self.builder, open);
+            self.queue.push(&mut self.builder, Codec::None, open);
         }
 
         fn send(&mut self) -> Vec<Sending> {

@@ -17,7 +17,7 @@ use history::{Class, Faults, Harm, Moment, Observations, Reader, Report, Value, 
 use proptest::prelude::*;
 use wire::{
     Durability, ErrorCode,
-    record::{Batch, Producer},
+    record::{Batch, Codec, Producer},
 };
 
 use self::log::Log;
@@ -100,7 +100,7 @@ impl World {
         let partitioner = Partitioner::new(PARTITIONS, 0, 128);
         let now = Instant::now();
         Self {
-            accumulator: Accumulator::new(limits, numbering, partitioner, &[0; PARTITIONS as usize]),
+            accumulator: Accumulator::new(limits, numbering, Codec::None, partitioner, &[0; PARTITIONS as usize]),
             logs: (0..PARTITIONS).map(|_| Log::default()).collect(),
             start: now,
             now,

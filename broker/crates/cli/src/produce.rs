@@ -9,9 +9,9 @@ use std::{
     thread,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
-use streambus::{Delivered, Delivery, Error, Producer, ProducerRecord};
+use streambus::{Compression, Delivered, Delivery, Error, Producer, ProducerRecord};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::{
@@ -37,11 +37,25 @@ pub(crate) struct Produce {
     #[arg(short, long, value_name = "N")]
     partition: Option<u32>,
 
+    /// Compress batches that become smaller by it
+    #[arg(short = 'z', long, value_name = "CODEC", value_enum, default_value_t = Codec::None)]
+    compression: Codec,
+
     #[command(flatten)]
     brokers: Brokers,
 
     #[command(flatten)]
     output: Output,
+}
+
+/// What batches are compressed with.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Codec {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
 }
 
 /// What is printed of a delivered record.
@@ -61,7 +75,7 @@ impl Produce {
 
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let client = self.brokers.connect().await?;
-        let producer = client.producer().topic(&self.topic).build().await?;
+        let producer = client.producer().topic(&self.topic).compression(self.compression.into()).build().await?;
         let mut lines = lines();
         let mut deliveries: VecDeque<Delivery> = VecDeque::new();
         loop {
@@ -100,6 +114,18 @@ impl Produce {
         }
         let Delivered { partition, offset, durability, synced, .. } = *delivered;
         write_line(&to_json(&Told { topic: &self.topic, partition, offset, durability: durability.name(), synced }))
+    }
+}
+
+impl From<Codec> for Compression {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::None => Self::None,
+            Codec::Gzip => Self::Gzip,
+            Codec::Snappy => Self::Snappy,
+            Codec::Lz4 => Self::Lz4,
+            Codec::Zstd => Self::Zstd,
+        }
     }
 }
 

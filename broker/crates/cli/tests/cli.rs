@@ -36,6 +36,19 @@ fn records_go_in_and_come_out() {
 }
 
 #[test]
+fn compressed_records_come_out_as_they_went_in() {
+    let dir = scratch();
+    let broker = Served::start(dir.path());
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        broker.ok(&["topic", "create", codec], "");
+        broker.ok(&["produce", codec, "-z", codec], &lines(0..2_000));
+        assert_eq!(broker.ok(&["consume", codec], ""), lines(0..2_000), "{codec}");
+        assert_eq!(broker.ok(&["consume", codec, "-o", "1995"], ""), lines(1_995..2_000), "{codec}");
+    }
+    broker.fails(&["produce", "none", "-z", "rar"], 2, &["possible values: none, gzip, snappy, lz4, zstd"]);
+}
+
+#[test]
 fn json_says_it_all() {
     let dir = scratch();
     let broker = Served::start(dir.path());
