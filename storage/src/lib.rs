@@ -18,6 +18,7 @@ pub mod codec;
 pub mod compaction;
 mod error;
 mod flush;
+mod found;
 pub mod group;
 pub mod index;
 pub mod journal;
@@ -35,6 +36,7 @@ mod synced;
 mod wal;
 
 pub use error::{AppendError, LogFailed, OpenError, ReadError, TruncateError};
+pub use found::{Found, Last};
 pub use log::{Log, LogOptions, LogStats};
 pub use offset::Offsets;
 pub use partition::{Batches, Partition};

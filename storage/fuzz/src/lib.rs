@@ -11,7 +11,7 @@ use storage::segment::{
 /// Bytes are a segment's footer or an error, as they are and as sections under checksums that hold.
 pub fn segment_footer_parsed(bytes: &[u8]) {
     segment_footer_looked_up(bytes.into(), HEADER_BYTES);
-    let Some((&[batch_pages, a, b, c, d], mut rest)) = bytes.split_first_chunk() else { return };
+    let Some((&[batch_pages, key_pages, a, b, c, d, e], mut rest)) = bytes.split_first_chunk() else { return };
     let mut section = |kind: SectionKind, length: u8| {
         let (bytes, behind) = rest.split_at(rest.len().min(length.into()));
         rest = behind;
@@ -23,11 +23,13 @@ pub fn segment_footer_parsed(bytes: &[u8]) {
         section(SectionKind::TimeIndex, c),
         section(SectionKind::EpochIndex, d),
         section(SectionKind::BlockChecksums, u8::MAX),
+        section(SectionKind::KeyIndex, e),
     ];
     let batch_bytes = u64::from(batch_pages) * 4096;
     let identity = Identity { log_id: 1, id: SegmentId(2), level: 0 };
-    let footer = encode_footer(&identity, HEADER_BYTES + batch_bytes, batch_bytes, &sections);
-    segment_footer_looked_up(footer, HEADER_BYTES + batch_bytes);
+    let position = HEADER_BYTES + batch_bytes + u64::from(key_pages) * 4096;
+    let footer = encode_footer(&identity, position, batch_bytes, &sections);
+    segment_footer_looked_up(footer, position);
 }
 
 /// A footer that parses answers every lookup, within its bounds.
@@ -51,6 +53,9 @@ pub fn segment_footer_looked_up(bytes: Box<[u8]>, position: u64) {
             assert_eq!(epoch.is_some(), offset > entry.base_offset);
         }
         assert!(holding.times.first_reaching(entry.timestamp_max).is_some());
+        if let Some(table) = footer.key_table(entry.partition) {
+            assert!(batches_end <= table.position && table.end() <= position, "{table:?}");
+        }
         for limit in [0, entry.position, entry.position + 1, end, u64::MAX] {
             let read_to = footer.batch_end(entry.position, limit);
             assert!(entry.position < read_to && read_to <= batches_end);

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use runtime::BLOCK_ALIGNMENT;
+
 use super::{
     Extent, Location, SegmentMeta,
     checksum::BLOCK_BYTES,
@@ -16,6 +18,7 @@ use crate::{
     PartitionId,
     index::{
         epoch_index::{self, EpochIndex},
+        key_index::Table,
         offset_index::{self, OffsetIndex},
         time_index::{self, TimeIndex},
     },
@@ -33,7 +36,11 @@ pub struct Footer {
     times: Range<usize>,
     epochs: Range<usize>,
     block_checksums: Range<usize>,
+    key_tables: Range<usize>,
 }
+
+/// Length of an entry of the key index section in bytes: partition, position of its table, number of keys.
+const KEY_ENTRY_BYTES: usize = 24;
 
 /// What a segment holds of one partition.
 #[derive(Clone, Copy, Debug)]
@@ -71,10 +78,15 @@ impl Footer {
             times: find(SectionKind::TimeIndex)?,
             epochs: find(SectionKind::EpochIndex)?,
             block_checksums: find(SectionKind::BlockChecksums)?,
+            key_tables: match find(SectionKind::KeyIndex) {
+                Err(FormatError::MissingSection { .. }) => 0..0,
+                found => found?,
+            },
             bytes,
         };
         footer.check_lengths()?;
         footer.check_directory()?;
+        footer.check_key_tables()?;
         footer.holdings().try_for_each(|holding| footer.check_holding(&holding))?;
         Ok(footer)
     }
@@ -143,6 +155,14 @@ impl Footer {
             times: TimeIndex::new(entries(times, intervals, time_index::ENTRY_BYTES)),
             epochs: EpochIndex::new(entries(epochs, entry.first_epoch as usize..end_epoch, epoch_index::ENTRY_BYTES)),
         })
+    }
+
+    /// The key table of `partition`, if it has one: without, its batches have to be looked through.
+    pub fn key_table(&self, partition: PartitionId) -> Option<Table> {
+        let entries = self.section(&self.key_tables).as_chunks().0;
+        let number = entries.binary_search_by_key(&partition.0, |entry| decode_key_entry(entry).0).ok()?;
+        let (_, position, keys) = decode_key_entry(&entries[number]);
+        Table::new(position, keys)
     }
 
     /// Where the batches of all partitions up to and with `partition` end, in bytes from the start of the file.
@@ -236,6 +256,24 @@ impl Footer {
         }
     }
 
+    /// Key tables are of partitions that are there, ascending, and fill what lies between the batches and the footer.
+    fn check_key_tables(&self) -> Result<(), FormatError> {
+        let inconsistent = || self.inconsistent("the key index", &self.key_tables);
+        let (entries, rest) = self.section(&self.key_tables).as_chunks();
+        let (mut end, mut previous) = (self.batches_end, None);
+        for (partition, position, keys) in entries.iter().map(decode_key_entry) {
+            let table = Table::new(position, keys).filter(|table| table.end() <= self.position);
+            if position != end || previous >= Some(partition) || self.directory().find(PartitionId(partition)).is_none()
+            {
+                return Err(inconsistent());
+            }
+            end = table.ok_or_else(inconsistent)?.end();
+            previous = Some(partition);
+        }
+        let is_filled = end.checked_next_multiple_of(BLOCK_ALIGNMENT as u64) == Some(self.position);
+        if rest.is_empty() && is_filled { Ok(()) } else { Err(inconsistent()) }
+    }
+
     /// The indexes of one partition start where it starts, ascend, and end before it ends.
     fn check_holding(&self, holding: &Holding<'_>) -> Result<(), FormatError> {
         let Holding { entry, end, offsets, times, epochs } = holding;
@@ -300,6 +338,7 @@ fn check_section(section: &Section, identity: &Identity, footer: &[u8], position
         SectionKind::TimeIndex => "the time index",
         SectionKind::EpochIndex => "the epoch index",
         SectionKind::BlockChecksums => "the block checksums",
+        SectionKind::KeyIndex => "the key index",
     };
     let found = identity.seal().section_crc(section.kind, &footer[range_in_footer(section, position)]);
     format::check(what, section.position, section.crc, found)
@@ -315,6 +354,19 @@ fn find_section(sections: &[Section], kind: SectionKind, position: u64) -> Resul
         }
         (None, _) => Err(FormatError::MissingSection { kind }),
     }
+}
+
+/// Adds an entry of the key index section.
+pub(super) fn encode_key_entry(out: &mut Vec<u8>, partition: PartitionId, table: &Table) {
+    for word in [partition.0, table.position, table.keys] {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// Partition, position of its table, number of keys.
+fn decode_key_entry(entry: &[u8; KEY_ENTRY_BYTES]) -> (u64, u64, u64) {
+    let word = |at| format::u64_at(entry, at);
+    (word(0), word(8), word(16))
 }
 
 fn range_in_footer(section: &Section, position: u64) -> Range<usize> {

@@ -65,20 +65,30 @@ impl FooterBuilder {
         Ok(())
     }
 
-    /// The footer behind `batch_bytes` of batches.
+    /// The footer at `position`, behind `batch_bytes` of batches and, where `key_tables` names some, their tables.
     ///
     /// # Panics
     /// If no batch was added: there is no empty segment.
-    pub(super) fn finish(mut self, identity: &Identity, batch_bytes: u64, position: u64, checksums: &[u8]) -> Footer {
+    pub(super) fn finish(
+        mut self,
+        identity: &Identity,
+        batch_bytes: u64,
+        position: u64,
+        checksums: &[u8],
+        key_tables: &[u8],
+    ) -> Footer {
         self.current.expect("a segment holds at least one batch").encode(&mut self.directory);
         let required = |kind, bytes| (kind as u16, true, bytes);
-        let sections = [
+        let mut sections = vec![
             required(SectionKind::Directory, &self.directory[..]),
             required(SectionKind::OffsetIndex, self.offsets.bytes()),
             required(SectionKind::TimeIndex, self.times.bytes()),
             required(SectionKind::EpochIndex, self.epochs.bytes()),
             required(SectionKind::BlockChecksums, checksums),
         ];
+        if !key_tables.is_empty() {
+            sections.push((SectionKind::KeyIndex as u16, false, key_tables));
+        }
         let bytes = encode_footer(identity, position, batch_bytes, &sections);
         // What every reader will check is checked once before it is written, too.
         Footer::parse(bytes, position).expect("a footer just built is a sound one")

@@ -1,12 +1,12 @@
 //! The bytes of a segment file around its batches: header page, section table, trailer.
 //!
 //! ```text
-//!  0            4096                    footer_position                                      end of file
-//!  ┌────────────┬──────────────┬───────┬──────────┬─────┬──────────┬───────┬─────────┬─────────┐
-//!  │ header page│ batches      │ zeros │ section 0│ …   │ section n│ table │ zeros   │ trailer │
-//!  └────────────┴──────────────┴───────┴──────────┴─────┴──────────┴───────┴─────────┴─────────┘
-//!    blocks of 64 KiB, checksums in a    each under the checksum in    under the trailer's
-//!    section                             its table entry               checksum
+//!  0            4096                             footer_position                                      end of file
+//!  ┌────────────┬─────────┬────────────┬───────┬──────────┬─────┬──────────┬───────┬─────────┬─────────┐
+//!  │ header page│ batches │ key tables │ zeros │ section 0│ …   │ section n│ table │ zeros   │ trailer │
+//!  └────────────┴─────────┴────────────┴───────┴──────────┴─────┴──────────┴───────┴─────────┴─────────┘
+//!    blocks of 64 KiB, checksums in a section    each under the checksum in    under the trailer's
+//!                                                its table entry               checksum
 //! ```
 //!
 //! Every byte of the file lies under exactly one checksum. `FORMAT.md` specifies the fields.
@@ -26,7 +26,10 @@ pub const TRAILER_BYTES: usize = 64;
 /// Length of an entry of the section table in bytes.
 pub const TABLE_ENTRY_BYTES: usize = 24;
 
+/// Of the header page, and of the trailer of a segment without key tables.
 const VERSION: u16 = 1;
+/// Of the trailer of a segment with key tables, which may lie between the batches and the footer.
+const VERSION_WITH_KEYS: u16 = 2;
 const HEADER_MAGIC: [u8; 4] = *b"SBSG";
 const TRAILER_MAGIC: [u8; 4] = *b"SBSF";
 const HEADER_CRC_POSITION: usize = 32;
@@ -37,7 +40,7 @@ const REQUIRED: u16 = 1;
 const SECTIONS_MAX: u32 = 256;
 
 /// What a section holds. The numbers are part of the format and are never reused; 6 producer snapshot, 7 aborted
-/// transactions, 8 key index and 9 bloom filter are spoken for.
+/// transactions and 9 bloom filter are spoken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum SectionKind {
@@ -51,6 +54,8 @@ pub enum SectionKind {
     EpochIndex = 4,
     /// Checksums of the 64 KiB blocks in front of the footer.
     BlockChecksums = 5,
+    /// Where the key tables of compacted partitions lie, see [`crate::index::key_index`]. Not every segment has it.
+    KeyIndex = 8,
 }
 
 impl SectionKind {
@@ -61,6 +66,7 @@ impl SectionKind {
             3 => Self::TimeIndex,
             4 => Self::EpochIndex,
             5 => Self::BlockChecksums,
+            8 => Self::KeyIndex,
             _ => return None,
         })
     }
@@ -83,22 +89,22 @@ impl Identity {
     }
 
     /// Magic, version, level, log and segment: how header and trailer both begin.
-    fn encode(&self, magic: [u8; 4], out: &mut [u8]) {
+    fn encode(&self, magic: [u8; 4], version: u16, out: &mut [u8]) {
         out[..4].copy_from_slice(&magic);
-        out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        out[4..6].copy_from_slice(&version.to_le_bytes());
         out[6] = self.level;
         out[7] = 0;
         out[8..24].copy_from_slice(&self.log_id.to_le_bytes());
         out[24..32].copy_from_slice(&self.id.0.to_le_bytes());
     }
 
-    fn parse(bytes: &[u8], magic: [u8; 4], position: u64) -> Result<Self, FormatError> {
+    fn parse(bytes: &[u8], magic: [u8; 4], version_max: u16, position: u64) -> Result<Self, FormatError> {
         let found = array(bytes, 0);
         if found != magic {
             return Err(FormatError::Magic { position, expected: magic, found });
         }
         let version = u16_at(bytes, 4);
-        if version != VERSION {
+        if !(VERSION..=version_max).contains(&version) {
             return Err(FormatError::UnknownVersion { version });
         }
         Ok(Self { log_id: u128::from_le_bytes(array(bytes, 8)), id: SegmentId(u64_at(bytes, 24)), level: bytes[6] })
@@ -119,7 +125,7 @@ pub enum FormatError {
         found: [u8; 4],
     },
     /// Written by a later version: nothing of it may be touched.
-    #[error("segment format version is {version}, this program knows up to {VERSION}")]
+    #[error("segment format version is {version}, this program knows up to {VERSION_WITH_KEYS}")]
     UnknownVersion {
         /// The version found.
         version: u16,
@@ -170,7 +176,7 @@ pub enum FormatError {
 /// The first page of a segment file.
 pub(crate) fn encode_header(identity: &Identity) -> [u8; HEADER_BYTES as usize] {
     let mut page = [0; HEADER_BYTES as usize];
-    identity.encode(HEADER_MAGIC, &mut page);
+    identity.encode(HEADER_MAGIC, VERSION, &mut page);
     let crc = crc32c::crc32c(&page[..HEADER_CRC_POSITION]);
     page[HEADER_CRC_POSITION..HEADER_CRC_POSITION + 4].copy_from_slice(&crc.to_le_bytes());
     page
@@ -185,7 +191,7 @@ pub fn parse_header(page: &[u8]) -> Result<Identity, FormatError> {
     let Some(page) = page.get(..HEADER_CRC_POSITION + 4) else {
         return Err(FormatError::Inconsistent { what: "length of the header", position: 0 });
     };
-    let identity = Identity::parse(page, HEADER_MAGIC, 0)?;
+    let identity = Identity::parse(page, HEADER_MAGIC, VERSION, 0)?;
     check("the header", 0, u32_at(page, HEADER_CRC_POSITION), crc32c::crc32c(&page[..HEADER_CRC_POSITION]))?;
     Ok(identity)
 }
@@ -214,7 +220,7 @@ impl Trailer {
     /// [`FormatError`]: magic, version, positions outside the file.
     pub fn parse(bytes: &[u8; TRAILER_BYTES], file_bytes: u64) -> Result<Self, FormatError> {
         let position = file_bytes.saturating_sub(TRAILER_BYTES as u64);
-        let identity = Identity::parse(bytes, TRAILER_MAGIC, position)?;
+        let identity = Identity::parse(bytes, TRAILER_MAGIC, VERSION_WITH_KEYS, position)?;
         let trailer = Self {
             identity,
             footer_position: u64_at(bytes, 32),
@@ -226,7 +232,8 @@ impl Trailer {
         let alignment = BLOCK_ALIGNMENT as u64;
         let table_bytes = u64::from(trailer.section_count) * TABLE_ENTRY_BYTES as u64;
         let consistent = trailer.batches().is_some_and(|batches| {
-            batches.end.checked_next_multiple_of(alignment) == Some(trailer.footer_position)
+            batches.end.checked_next_multiple_of(alignment).is_some_and(|end| end <= trailer.footer_position)
+                && trailer.footer_position.is_multiple_of(alignment)
                 && trailer.footer_position <= trailer.table_position
                 && trailer.section_count <= SECTIONS_MAX
                 && trailer.table_position.checked_add(table_bytes).is_some_and(|end| end <= position)
@@ -268,14 +275,15 @@ impl Section {
 /// Kinds are numbers here and not [`SectionKind`], so that a test writes what a later version would.
 ///
 /// # Panics
-/// Unless the footer starts at the page behind `batch_bytes` of batches.
+/// Unless the footer starts at a page behind `batch_bytes` of batches.
 pub fn encode_footer(
     identity: &Identity,
     footer_position: u64,
     batch_bytes: u64,
     sections: &[(u16, bool, &[u8])],
 ) -> Box<[u8]> {
-    assert_eq!(footer_position, (HEADER_BYTES + batch_bytes).next_multiple_of(BLOCK_ALIGNMENT as u64));
+    assert!(footer_position.is_multiple_of(BLOCK_ALIGNMENT as u64) && footer_position >= HEADER_BYTES + batch_bytes);
+    let has_keys = sections.iter().any(|&(kind, ..)| kind == SectionKind::KeyIndex as u16);
     let sections_bytes: usize = sections.iter().map(|(_, _, bytes)| bytes.len()).sum();
     let table_bytes = sections.len() * TABLE_ENTRY_BYTES;
     let footer_bytes = (sections_bytes + table_bytes + TRAILER_BYTES).next_multiple_of(BLOCK_ALIGNMENT);
@@ -292,7 +300,7 @@ pub fn encode_footer(
     out.extend_from_slice(&table);
     out.resize(footer_bytes, 0);
     let trailer = &mut out[footer_bytes - TRAILER_BYTES..];
-    identity.encode(TRAILER_MAGIC, trailer);
+    identity.encode(TRAILER_MAGIC, if has_keys { VERSION_WITH_KEYS } else { VERSION }, trailer);
     trailer[32..40].copy_from_slice(&footer_position.to_le_bytes());
     trailer[40..48].copy_from_slice(&(footer_position + sections_bytes as u64).to_le_bytes());
     trailer[48..56].copy_from_slice(&batch_bytes.to_le_bytes());

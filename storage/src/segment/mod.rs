@@ -2,6 +2,7 @@
 //!
 //! - [`writer`]: front to back, from a flush or a merge; [`plan()`]: who shares one.
 //! - [`reader`]: one open segment; [`segments`]: those of a log, opened on demand.
+//! - `key_builder`, `lookup`: keys of compacted partitions, as they are written and looked up.
 //! - [`mod@format`], [`checksum`], [`mod@directory`], [`footer`]: the bytes, which `FORMAT.md` specifies.
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ mod error;
 pub mod footer;
 mod footer_builder;
 pub mod format;
+mod key_builder;
+mod lookup;
 mod plan;
 pub mod reader;
 pub mod segments;

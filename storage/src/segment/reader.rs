@@ -4,12 +4,15 @@
 //! fetched are whole batches at once, in one piece of memory, and no batch is fetched to learn how long it is.
 
 use std::{
+    cell::RefCell,
     ops::Range,
     path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
 use runtime::{File, Frozen, OpenMode, Runtime};
+use rustc_hash::FxHashMap;
 use wire::record::{BatchError, Batches};
 
 use super::{
@@ -19,6 +22,7 @@ use super::{
     file_name,
     footer::Footer,
     format::{self, FormatError, HEADER_BYTES, Identity, TRAILER_BYTES, Trailer},
+    lookup::ResidentKeys,
 };
 use crate::{PartitionId, index::time_index::first_record_in_run_at};
 
@@ -42,6 +46,8 @@ pub struct SegmentReader<R: Runtime> {
     path: PathBuf,
     file: R::File,
     footer: Footer,
+    /// What lookups by key go by, of the partitions that were asked for.
+    keys: RefCell<FxHashMap<PartitionId, Rc<ResidentKeys>>>,
 }
 
 impl<R: Runtime> SegmentReader<R> {
@@ -98,12 +104,30 @@ impl<R: Runtime> SegmentReader<R> {
         let bytes = read(&file, &path, footer_position..file_bytes).await?;
         // Copied: the block it was read into is larger, and belongs to those who read and write.
         let footer = Footer::parse(Box::from(&bytes[..]), footer_position).map_err(SegmentError::format(&path))?;
-        Ok(Self { rt: rt.clone(), path, file, footer })
+        Ok(Self { rt: rt.clone(), path, file, footer, keys: RefCell::default() })
     }
 
     /// What the segment knows of its contents.
     pub fn footer(&self) -> &Footer {
         &self.footer
+    }
+
+    /// Its file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of memory it keeps: the footer, and what lookups by key needed so far.
+    pub fn resident_bytes(&self) -> usize {
+        self.footer.bytes().len() + self.keys.borrow().values().map(|keys| keys.bytes()).sum::<usize>()
+    }
+
+    pub(super) fn known_keys(&self, partition: PartitionId) -> Option<Rc<ResidentKeys>> {
+        self.keys.borrow().get(&partition).cloned()
+    }
+
+    pub(super) fn keep_keys(&self, partition: PartitionId, keys: &Rc<ResidentKeys>) {
+        self.keys.borrow_mut().insert(partition, Rc::clone(keys));
     }
 
     /// What the manifest should say of it.

@@ -18,7 +18,7 @@ use super::{
     error::SegmentError,
     reader::{Run, SegmentReader},
 };
-use crate::PartitionId;
+use crate::{PartitionId, found::Last, index::key_hash::KeyHash};
 
 /// Files kept open at once; a process has a thousand by default, and sockets want most of them.
 const FILES_MAX: usize = 256;
@@ -117,6 +117,27 @@ impl<R: Runtime> Segments<R> {
         Ok(reader.footer().find(partition).and_then(|holding| holding.epoch_end(leader_epoch, end_offset)))
     }
 
+    /// The last record of a key in this segment, see [`SegmentReader::last_of_key`].
+    ///
+    /// # Errors
+    /// See [`Self::read`].
+    pub async fn last_of_key(
+        &self,
+        meta: &SegmentMeta,
+        partition: PartitionId,
+        offsets: Range<u64>,
+        key: &[u8],
+        hash: KeyHash,
+    ) -> Result<Option<Last>, SegmentError> {
+        let reader = self.open(meta).await?;
+        let resident_bytes = reader.resident_bytes();
+        let last = reader.last_of_key(partition, offsets, key, hash).await;
+        if reader.resident_bytes() > resident_bytes {
+            self.evict(meta.id);
+        }
+        last
+    }
+
     /// What the segment holds of `partition`.
     ///
     /// # Errors
@@ -158,7 +179,7 @@ impl<R: Runtime> Segments<R> {
         self.slots.borrow_mut().remove(&id);
     }
 
-    /// Bytes of the footers in memory.
+    /// Bytes of the footers in memory, and of what lookups by key keep beside them.
     pub fn footer_bytes(&self) -> usize {
         self.slots.borrow().values().map(|slot| slot.footer_bytes()).sum()
     }
@@ -201,7 +222,7 @@ impl<R: Runtime> Slot<R> {
     }
 
     fn footer_bytes(&self) -> usize {
-        self.reader.borrow().as_ref().map_or(0, |reader| reader.footer().bytes().len())
+        self.reader.borrow().as_ref().map_or(0, |reader| reader.resident_bytes())
     }
 }
 

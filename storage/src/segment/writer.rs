@@ -17,10 +17,12 @@ use super::{
     checksum::{BlockChecksums, Seal},
     error::WriteError,
     file_name,
+    footer::encode_key_entry,
     footer_builder::FooterBuilder,
     format::{HEADER_BYTES, Identity, encode_header},
+    key_builder::KeyTables,
 };
-use crate::PartitionId;
+use crate::{PartitionId, index::key_index::Table};
 
 /// A segment is synced whenever this many bytes of it are not, so that the disk never has much to catch up with.
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
@@ -30,7 +32,11 @@ pub struct SegmentWriter<R: Runtime> {
     identity: Identity,
     file: Output<R>,
     footer: FooterBuilder,
+    keys: KeyTables,
 }
+
+/// The key tables of a segment hold this many keys at most; while it is written, each takes 48 bytes of memory.
+const KEYS_MAX: usize = 1 << 20;
 
 impl<R: Runtime> SegmentWriter<R> {
     /// Creates the file of segment `id` in `dir`, the directory of the log's segments. Every segment of the log has
@@ -42,7 +48,13 @@ impl<R: Runtime> SegmentWriter<R> {
         let identity = Identity { log_id, id, level };
         let mut file = Output::create(rt, dir.join(file_name(id)), identity.seal()).await?;
         file.append(&encode_header(&identity)).await?;
-        Ok(Self { identity, file, footer: FooterBuilder::default() })
+        Ok(Self { identity, file, footer: FooterBuilder::default(), keys: KeyTables::new(log_id, KEYS_MAX) })
+    }
+
+    /// Gives `partition`, whose batches come next, a key table: what is pushed of it from now on can be found by key.
+    pub async fn index_keys(&mut self, partition: PartitionId) {
+        let rt = self.file.rt.clone();
+        self.keys.turn_to(Some(partition), &rt).await;
     }
 
     /// Adds whole consecutive batches of one partition, behind all that was added before: partitions ascend, so do the
@@ -77,6 +89,9 @@ impl<R: Runtime> SegmentWriter<R> {
                 .add(partition, &batch, position)
                 .map_err(|source| WriteError::Disorder { file: self.file.name(), source })?;
             position += batch.bytes().len() as u64;
+            if self.keys.wants(partition) {
+                self.keys.add(&batch);
+            }
         }
         Ok(())
     }
@@ -97,12 +112,26 @@ impl<R: Runtime> SegmentWriter<R> {
     pub async fn finish(mut self) -> Result<SegmentMeta, WriteError> {
         assert!(!self.footer.is_empty(), "a segment holds at least one batch");
         let batch_bytes = self.batch_bytes();
+        let key_tables = self.write_key_tables().await?;
         self.file.pad().await?;
         let checksums = self.file.take_checksums();
-        let footer = self.footer.finish(&self.identity, batch_bytes, self.file.end(), &checksums);
+        let footer = self.footer.finish(&self.identity, batch_bytes, self.file.end(), &checksums, &key_tables);
         self.file.append(footer.bytes()).await?;
         self.file.finish().await?;
         Ok(footer.meta(Location::Local))
+    }
+
+    /// Writes the key tables behind the batches. Answers what the footer says of them.
+    async fn write_key_tables(&mut self) -> Result<Vec<u8>, WriteError> {
+        let rt = self.file.rt.clone();
+        self.keys.turn_to(None, &rt).await;
+        let mut entries = Vec::new();
+        for table in self.keys.take() {
+            let place = Table::new(self.file.end(), table.keys).expect("the table is in memory");
+            encode_key_entry(&mut entries, table.partition, &place);
+            self.file.append(&table.bytes).await?;
+        }
+        Ok(entries)
     }
 }
 

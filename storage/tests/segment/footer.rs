@@ -1,9 +1,13 @@
 //! The footer's parser on bytes that nobody vouches for, and on those of a later version.
 
 use proptest::prelude::*;
-use storage::segment::{
-    Footer, SegmentId,
-    format::{FormatError, Identity, SectionKind, TABLE_ENTRY_BYTES, TRAILER_BYTES, encode_footer},
+use storage::{
+    PartitionId,
+    index::key_index::Table,
+    segment::{
+        Footer, SegmentId,
+        format::{FormatError, Identity, SectionKind, TABLE_ENTRY_BYTES, TRAILER_BYTES, encode_footer},
+    },
 };
 
 #[path = "../../fuzz/src/lib.rs"]
@@ -63,8 +67,8 @@ fn a_later_version_is_named() {
     let sections: Vec<_> = sound.iter().map(|(kind, required, bytes)| (*kind, *required, &bytes[..])).collect();
     let mut bytes = encode_footer(&IDENTITY, 20_480, 16_384, &sections);
     let version = bytes.len() - 60;
-    bytes[version] = 2;
-    assert_eq!(Footer::parse(bytes, 20_480).unwrap_err(), FormatError::UnknownVersion { version: 2 });
+    bytes[version] = 3;
+    assert_eq!(Footer::parse(bytes, 20_480).unwrap_err(), FormatError::UnknownVersion { version: 3 });
 }
 
 #[test]
@@ -97,6 +101,58 @@ fn entries_that_contradict_each_other_are_refused() {
         sections[section].2.pop();
         assert!(matches!(parse(&sections), Err(FormatError::Inconsistent { .. })), "section {section} cut short");
     }
+}
+
+/// Sections over the same batches and, behind them, key tables of 100 keys for both partitions.
+fn keyed_sections() -> Vec<(u16, bool, Vec<u8>)> {
+    let mut sections = sections();
+    let end = Table::new(20_480, 100).unwrap().end();
+    let words = [1, 20_480, 100, /**/ 5, end, 100];
+    sections.push((
+        SectionKind::KeyIndex as u16,
+        false,
+        words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect(),
+    ));
+    sections
+}
+
+fn parse_keyed(sections: &[(u16, bool, Vec<u8>)]) -> Result<Footer, FormatError> {
+    let sections: Vec<_> = sections.iter().map(|(kind, required, bytes)| (*kind, *required, &bytes[..])).collect();
+    Footer::parse(encode_footer(&IDENTITY, 24_576, 16_384, &sections), 24_576)
+}
+
+#[test]
+fn key_tables_lie_between_batches_and_footer() {
+    let footer = parse_keyed(&keyed_sections()).unwrap();
+    assert_eq!(footer.key_table(PartitionId(1)), Table::new(20_480, 100));
+    assert_eq!(footer.key_table(PartitionId(5)).map(|table| table.keys), Some(100));
+    assert_eq!(footer.key_table(PartitionId(2)), None);
+    assert_eq!(parse(&sections()).unwrap().key_table(PartitionId(1)), None);
+}
+
+#[test]
+fn key_tables_that_lie_elsewhere_are_refused() {
+    // Byte of the section, and what it becomes.
+    for (position, byte, why) in [
+        (0, 5, "partitions that do not ascend"),
+        (0, 2, "a partition that is not there"),
+        (24, 6, "a partition that is not there"),
+        (8, 1, "a table that does not start where the batches end"),
+        (32, 1, "a table that does not start where the one before it ends"),
+        (16, 99, "tables that leave room between them"),
+        (40, 255, "tables that leave no room"),
+        (47, 255, "more keys than a file holds"),
+    ] {
+        let mut sections = keyed_sections();
+        sections[5].2[position] = byte;
+        let parsed = parse_keyed(&sections);
+        assert!(matches!(parsed, Err(FormatError::Inconsistent { .. })), "{why}: {parsed:?}");
+    }
+    let mut sections = keyed_sections();
+    sections[5].2.push(0);
+    assert!(matches!(parse_keyed(&sections), Err(FormatError::Inconsistent { .. })), "a section cut short");
+    sections.pop();
+    assert!(matches!(parse_keyed(&sections), Err(FormatError::Inconsistent { .. })), "room that nothing fills");
 }
 
 /// A sound footer, changed where its table or trailer lies, under a checksum that holds.
@@ -160,16 +216,16 @@ proptest! {
 
     #[test]
     fn sections_changed_under_a_sound_checksum_do_no_harm(
-        changes in prop::collection::vec((0..5usize, any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        changes in prop::collection::vec((0..6usize, any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let mut sections = sections();
+        let mut sections = keyed_sections();
         for (section, place, byte) in changes {
             let bytes = &mut sections[section].2;
             let place = place.index(bytes.len());
             bytes[place] = byte;
         }
         let sections: Vec<_> = sections.iter().map(|(kind, required, bytes)| (*kind, *required, &bytes[..])).collect();
-        checks::segment_footer_looked_up(encode_footer(&IDENTITY, 20_480, 16_384, &sections), 20_480);
+        checks::segment_footer_looked_up(encode_footer(&IDENTITY, 24_576, 16_384, &sections), 24_576);
     }
 
     #[test]

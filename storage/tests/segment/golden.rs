@@ -9,9 +9,14 @@ use storage::{
     segment::{SegmentId, file_name},
 };
 
-use crate::model::{BatchSpec, DIR, Model, batches, read_all, segments, write};
+use crate::{
+    keys::{self, KeyedModel},
+    model::{BatchSpec, DIR, Model, batches, read_all, segments, write},
+};
 
 const FIXTURE: &[u8] = include_bytes!("../fixtures/v1/0000000000000011.seg");
+/// With key tables: its trailer has version 2.
+const KEYED_FIXTURE: &[u8] = include_bytes!("../fixtures/v2/0000000000000012.seg");
 const ID: SegmentId = SegmentId(0x11);
 
 fn model() -> Model {
@@ -35,6 +40,24 @@ fn the_file_is_still_written_the_same() {
     simulation.block_on(node, async |rt| write(&rt, ID, 0, &model()).await).unwrap();
     let written = simulation.disk(node).read(format!("{DIR}/{}", file_name(ID))).unwrap();
     assert!(written == FIXTURE, "a change of the format needs a new version of it");
+}
+
+/// Two partitions with key tables and one without between them.
+fn keyed_model() -> KeyedModel {
+    KeyedModel::from([
+        (PartitionId(1), (true, vec![vec![(Some(1), Some(10)), (Some(2), None)], vec![(Some(1), Some(11))]])),
+        (PartitionId(2), (false, vec![vec![(Some(1), Some(20))]])),
+        (PartitionId(3), (true, vec![(0..200).map(|key| (Some(key), Some(30))).collect(), vec![(None, Some(31))]])),
+    ])
+}
+
+#[test]
+fn a_file_with_key_tables_is_still_written_the_same() {
+    let simulation = Simulation::new(1);
+    let node = simulation.add_node();
+    simulation.block_on(node, async |rt| keys::write(&rt, &keyed_model()).await).unwrap();
+    let written = simulation.disk(node).read(format!("{DIR}/{}", file_name(keys::ID))).unwrap();
+    assert!(written == KEYED_FIXTURE, "a change of the format needs a new version of it");
 }
 
 #[test]

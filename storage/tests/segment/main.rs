@@ -4,6 +4,7 @@ mod damage;
 mod faults;
 mod footer;
 mod golden;
+mod keys;
 mod merge;
 mod model;
 mod round_trip;
