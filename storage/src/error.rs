@@ -90,6 +90,15 @@ pub enum AppendError {
         /// The limit.
         bytes_max: usize,
     },
+    /// A record without a key, of which compaction by key could not tell what it supersedes.
+    #[error("record {index} of the batch has no key, and the topic is compacted by key")]
+    Keyless {
+        /// Which record, from 0.
+        index: usize,
+    },
+    /// The records of a batch for a compacted partition do not come out.
+    #[error(transparent)]
+    Batch(#[from] wire::record::BatchError),
     /// The partition's log is damaged from this offset on, so nothing can be put behind it.
     #[error("the partition is damaged from offset {from} on; accept the loss with `streambus doctor` to go on")]
     Refused {

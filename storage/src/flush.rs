@@ -114,7 +114,7 @@ async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFaile
     shared.counters.flushes.set(shared.counters.flushes.get() + 1);
     shared.counters.flushed_bytes.set(shared.counters.flushed_bytes.get() + bytes);
     shared.wal.room.wake();
-    shared.mergeable.wake();
+    shared.maintained();
     Ok(())
 }
 
@@ -135,7 +135,11 @@ impl Work {
         let reserved = reserved.values().filter(|state| state.reservation().is_some()).map(|state| state.id);
         let ids: BTreeSet<PartitionId> = sealed.memtable.partitions().into_iter().chain(reserved).collect();
         let bytes_of = |id: PartitionId| sealed.memtable.partition(id).map_or(0, |index| index.batch_bytes());
-        let planned = segment::plan(ids.iter().map(|&id| (id, bytes_of(id))), &shared.options.compaction.limits);
+        // Apart, so that compaction by key rewrites nobody else's.
+        let (keyed, others): (Vec<_>, Vec<_>) =
+            ids.iter().map(|&id| (id, bytes_of(id))).partition(|&(id, _)| shared.is_compacted(id));
+        let plan = |sizes: Vec<_>| segment::plan(sizes, &shared.options.compaction.limits);
+        let planned = plan(others).into_iter().chain(plan(keyed)).collect();
         let partitions =
             ids.into_iter().map(|id| flushed_partition(shared, &sealed.memtable, id, through.lsn)).collect();
         Some(Self { through, partitions, planned })
@@ -179,6 +183,9 @@ async fn write_segments<R: Runtime>(
     for (id, planned) in (intent.first.0..).map(SegmentId).zip(&work.planned) {
         let mut writer = SegmentWriter::create(&shared.rt, &dir, id, shared.id, 0).await.map_err(failed)?;
         for &partition in &planned.partitions {
+            if shared.is_compacted(partition) {
+                writer.index_keys(partition).await;
+            }
             write_partition(shared, partition, &mut writer, &mut turn_bytes).await.map_err(failed)?;
         }
         segments.push(writer.finish().await.map_err(failed)?);

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use wire::record::{Batch, BatchError, Record};
 
+use crate::index::time_index::DECOMPRESSED_BYTES_MAX;
+
 /// The last record of a key, its bytes copied out of the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -61,8 +63,8 @@ impl Last {
     /// # Errors
     /// [`BatchError`] when the records do not parse.
     pub(crate) fn in_batch(batch: &Batch<'_>, key: &[u8], offset_min: u64) -> Result<Option<Self>, BatchError> {
-        let mut last = None;
-        for record in batch.records()? {
+        let (mut last, mut buffer) = (None, Vec::new());
+        for record in batch.records_decompressed(DECOMPRESSED_BYTES_MAX, &mut buffer)? {
             let record = record?;
             if record.key == Some(key) && record.offset >= offset_min {
                 last = Some(record);

@@ -7,7 +7,8 @@
 //! flush outputs are merged ([`compaction`]). The [`manifest`] names what is live.
 //!
 //! **Read path.** [`Partition::read`] looks for the offset in the memtables, newest data included, and below them in the
-//! segments, through the footers that [`segment::Segments`] keeps. Bytes come out as they came in.
+//! segments, through the footers that [`segment::Segments`] keeps. Bytes come out as they came in. [`Partition::get`] takes the
+//! same way by key (`get`).
 //!
 //! **Start.** `recovery` reads the manifest and, unless the last stop was clean, the WAL (`wal/replay`).
 //!
@@ -19,6 +20,7 @@ pub mod compaction;
 mod error;
 mod flush;
 mod found;
+mod get;
 pub mod group;
 pub mod index;
 pub mod journal;

@@ -105,6 +105,8 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) maintenance: Lock,
     /// There may be something to merge.
     pub(crate) mergeable: Notify,
+    /// Counts what may have made it so.
+    pub(crate) changes: Cell<u64>,
     pub(crate) flushed_lsn: Cell<Lsn>,
     /// The last group as of the last time that none was written for a while.
     pub(crate) quiet_since_lsn: Cell<Option<Lsn>>,
@@ -119,6 +121,7 @@ pub(crate) struct Counters {
     pub(crate) flushed_bytes: Cell<u64>,
     pub(crate) merges: Cell<u64>,
     pub(crate) merged_bytes: Cell<u64>,
+    pub(crate) rounds: Cell<u64>,
 }
 
 /// Counters of a log since it was opened, and what it uses now.
@@ -140,12 +143,16 @@ pub struct LogStats {
     pub merges: u64,
     /// Bytes of the segments merges wrote.
     pub merged_bytes: u64,
+    /// Merges that compacted partitions by key, among them.
+    pub rounds: u64,
     /// Live segments.
     pub segments: u64,
     /// Bytes of live segments.
     pub segment_bytes: u64,
     /// Memory of memtables, in bytes.
     pub memtable_bytes: u64,
+    /// Memory of segments' footers, and of the filters and fences that lookups by key needed so far, in bytes.
+    pub footer_bytes: u64,
     /// Partitions served.
     pub partitions: u64,
 }
@@ -173,12 +180,16 @@ impl<R: Runtime> Log<R> {
     pub fn adopt(&self, id: PartitionId, settings: impl Into<PartitionSettings>) -> Partition<R> {
         let shared = &self.0;
         let mut partitions = shared.partitions.borrow_mut();
-        let state = partitions.entry(id).or_insert_with(|| {
+        let state = Rc::clone(partitions.entry(id).or_insert_with(|| {
             let found = shared.found.borrow_mut().remove(&id);
             found.unwrap_or_else(|| Rc::new(State::new(id)))
-        });
+        }));
         state.configure(settings.into());
-        Partition { log: shared.clone(), state: state.clone() }
+        drop(partitions);
+        if state.is_compacted() {
+            shared.maintained();
+        }
+        Partition { log: shared.clone(), state }
     }
 
     /// Partitions that recovery found and that were not adopted. They stay on disk, untouched.
@@ -236,9 +247,11 @@ impl<R: Runtime> Log<R> {
             flushed_bytes: own.flushed_bytes.get(),
             merges: own.merges.get(),
             merged_bytes: own.merged_bytes.get(),
+            rounds: own.rounds.get(),
             segments: manifest.segments.len() as u64,
             segment_bytes: manifest.segments.iter().map(|segment| segment.bytes).sum(),
             memtable_bytes: shared.wal.memtables.borrow().memory_bytes() as u64,
+            footer_bytes: shared.segments.footer_bytes() as u64,
             partitions: shared.partitions.borrow().len() as u64,
         }
     }

@@ -6,12 +6,22 @@
 //!
 //! Consumers at the tail read from here, a flush writes from here, recovery rebuilds it.
 
-use std::hint::black_box;
+use std::{hint::black_box, ops::Range};
 
 use runtime::{Block, Frozen};
 use rustc_hash::FxHashMap;
+use wire::record::Batch;
 
-use crate::{PartitionId, group, group::EntryKind, synced::Lsn};
+use crate::{
+    PartitionId,
+    found::Last,
+    group::{self, EntryKind},
+    index::{
+        key_hash::{KeyHash, KeyHasher},
+        time_index::DECOMPRESSED_BYTES_MAX,
+    },
+    synced::Lsn,
+};
 
 /// Indexes of so many entries are brought from memory together before any is added to: among thousands of partitions each
 /// is a trip of its own, and trips that overlap cost little more than one.
@@ -50,7 +60,27 @@ impl Slot {
 pub struct PartitionIndex {
     slots: Vec<Slot>,
     batch_bytes: u64,
+    /// Of a partition that was asked for a key.
+    keys: Option<Box<Keys>>,
 }
+
+/// Where the last record of each key is, as far as anyone asked.
+#[derive(Default)]
+struct Keys {
+    /// Slots from here on are not learned yet.
+    learned: usize,
+    /// The upper half of a key's hash to the slot of its last record. Two keys may share it.
+    slots: FxHashMap<u64, u32>,
+}
+
+impl Keys {
+    fn memory_bytes(&self) -> usize {
+        self.slots.capacity() * BYTES_PER_KEY
+    }
+}
+
+/// Memory of an entry of [`Keys`].
+const BYTES_PER_KEY: usize = 17;
 
 impl PartitionIndex {
     /// Adds a batch behind the others.
@@ -83,6 +113,10 @@ impl PartitionIndex {
     /// Bytes of all its batches.
     pub fn batch_bytes(&self) -> u64 {
         self.batch_bytes
+    }
+
+    fn key_bytes(&self) -> usize {
+        self.keys.as_ref().map_or(0, |keys| keys.memory_bytes())
     }
 
     /// Index of the first slot that ends behind `offset`; the number of slots if there is none.
@@ -140,10 +174,12 @@ impl PartitionIndex {
         }
         self.slots.clear();
         self.batch_bytes = 0;
+        self.keys = None;
     }
 
     /// Drops batches that reach to `next_offset` or beyond: whole ones, for a batch is never cut.
     fn cut(&mut self, next_offset: u64) {
+        self.keys = None;
         while let Some(slot) = self.slots.pop_if(|slot| slot.next_offset() > next_offset) {
             self.batch_bytes -= u64::from(slot.bytes);
         }
@@ -167,6 +203,7 @@ pub struct Memtable<B: Block> {
     partitions: FxHashMap<PartitionId, PartitionIndex>,
     packing: Option<B>,
     memory_bytes: usize,
+    key_bytes: usize,
     batch_bytes: u64,
     last_lsn: Lsn,
 }
@@ -178,6 +215,7 @@ impl<B: Block> Default for Memtable<B> {
             partitions: FxHashMap::default(),
             packing: None,
             memory_bytes: 0,
+            key_bytes: 0,
             batch_bytes: 0,
             last_lsn: 0,
         }
@@ -269,7 +307,7 @@ impl<B: Block> Memtable<B> {
         slices: &mut Vec<B::Frozen>,
     ) -> Option<Taken> {
         let Some(index) = self.partitions.get(&partition) else { return taken };
-        let mut run: Option<(u32, std::ops::Range<usize>)> = None;
+        let mut run: Option<(u32, Range<usize>)> = None;
         for slot in &index.slots[index.locate(offset)..] {
             let bytes = taken.map_or(0, |taken| taken.bytes) + slot.bytes as usize;
             if slot.next_offset() > end_offset || (taken.is_some() && bytes > bytes_max) {
@@ -308,12 +346,68 @@ impl<B: Block> Memtable<B> {
         self.packing = None;
         self.partitions.retain(|_, index| !index.slots.is_empty());
         self.partitions.values_mut().for_each(PartitionIndex::clear);
-        (self.memory_bytes, self.batch_bytes, self.last_lsn) = (0, 0, 0);
+        (self.memory_bytes, self.key_bytes, self.batch_bytes, self.last_lsn) = (0, 0, 0, 0);
+    }
+
+    /// Learns the keys of batches of `partition` that end at or below `end_offset`, about `records_left` records of them.
+    /// Answers whether all are learned.
+    pub(crate) fn learn_keys(
+        &mut self,
+        partition: PartitionId,
+        end_offset: u64,
+        hasher: &KeyHasher,
+        records_left: &mut usize,
+    ) -> bool {
+        let Some(index) = self.partitions.get_mut(&partition) else { return true };
+        let visible = index.slots.partition_point(|slot| slot.next_offset() <= end_offset);
+        if visible == 0 {
+            return true;
+        }
+        let mut keys = index.keys.take().unwrap_or_default();
+        let memory_bytes = keys.memory_bytes();
+        let mut buffer = Vec::new();
+        while keys.learned < visible && *records_left > 0 {
+            let slot = index.slots[keys.learned];
+            let bytes = &self.groups[slot.group as usize][slot.position as usize..slot.end()];
+            let batch = Batch::parse_one(bytes).expect("the index points at whole batches");
+            // Of records that do not come out nobody reads any, by key or otherwise.
+            let records = batch.records_decompressed(DECOMPRESSED_BYTES_MAX, &mut buffer);
+            for key in records.into_iter().flatten().map_while(Result::ok).filter_map(|record| record.key) {
+                keys.slots.insert(hasher.hash(key).high, keys.learned as u32);
+            }
+            keys.learned += 1;
+            *records_left = records_left.saturating_sub(slot.offset_count as usize);
+        }
+        self.key_bytes = self.key_bytes + keys.memory_bytes() - memory_bytes;
+        let is_done = keys.learned >= visible;
+        index.keys = Some(keys);
+        is_done
+    }
+
+    /// The last record of a key whose batches were learned.
+    pub(crate) fn last_of_key(
+        &self,
+        partition: PartitionId,
+        offsets: &Range<u64>,
+        key: &[u8],
+        hash: KeyHash,
+    ) -> Option<Last> {
+        let index = self.partitions.get(&partition)?;
+        let keys = index.keys.as_ref()?;
+        let last = *keys.slots.get(&hash.high)? as usize;
+        let in_slot = |slot: &Slot| {
+            let batch = Batch::parse_one(self.batch(slot)).expect("the index points at whole batches");
+            Last::in_batch(&batch, key, offsets.start).ok().flatten()
+        };
+        // The first one looked at has it, unless another key has the same hash.
+        let reaches = |slot: &&Slot| slot.next_offset() > offsets.start;
+        index.slots[..=last].iter().rev().take_while(reaches).find_map(in_slot)
     }
 
     /// Drops what reaches to `next_offset` of a partition or beyond it.
     pub fn truncate(&mut self, partition: PartitionId, next_offset: u64) {
         if let Some(index) = self.partitions.get_mut(&partition) {
+            self.key_bytes -= index.key_bytes();
             let before = index.batch_bytes;
             index.cut(next_offset);
             self.batch_bytes -= before - index.batch_bytes;
@@ -324,6 +418,7 @@ impl<B: Block> Memtable<B> {
     pub fn remove(&mut self, partition: PartitionId) {
         if let Some(index) = self.partitions.remove(&partition) {
             self.batch_bytes -= index.batch_bytes;
+            self.key_bytes -= index.key_bytes();
         }
     }
 
@@ -342,19 +437,24 @@ impl<B: Block> Memtable<B> {
         self.memory_bytes
     }
 
+    /// Memory of the keys it learned, in bytes.
+    pub(crate) fn key_bytes(&self) -> usize {
+        self.key_bytes
+    }
+
     /// Number of groups.
     pub fn group_count(&self) -> usize {
         self.groups.len()
     }
 
-    fn slice(&self, (group, range): (u32, std::ops::Range<usize>)) -> B::Frozen {
+    fn slice(&self, (group, range): (u32, Range<usize>)) -> B::Frozen {
         self.groups[group as usize].slice(range)
     }
 }
 
 /// The slot of a batch that lies at `range` of the group `bytes`, of which its writer or recovery has made sure that it
 /// holds one.
-pub(crate) fn slot_of(bytes: &[u8], range: std::ops::Range<usize>, group: usize) -> Slot {
+pub(crate) fn slot_of(bytes: &[u8], range: Range<usize>, group: usize) -> Slot {
     let head = bytes[range.clone()].first_chunk().expect("a batch entry holds a batch header");
     let header = wire::record::BatchHeader::decode(head);
     Slot {

@@ -1,12 +1,14 @@
 //! The memtables of a log, oldest to newest: flushed ones kept as tail cache, sealed ones waiting for their flush, and the
 //! active one that groups go to.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, ops::Range, rc::Rc};
 
 use runtime::{Instant, Runtime};
 
 use crate::{
     PartitionId,
+    found::Last,
+    index::key_hash::{KeyHash, KeyHasher},
     memtable::{Memtable, Slot, Taken},
     wal::files::WalFile,
 };
@@ -119,7 +121,7 @@ impl<R: Runtime> Memtables<R> {
     /// Memory of all memtables.
     pub(crate) fn memory_bytes(&self) -> usize {
         let clean: usize = self.clean.iter().map(Memtable::memory_bytes).sum();
-        clean + self.unflushed_bytes()
+        clean + self.unflushed_bytes() + self.all().map(Memtable::key_bytes).sum::<usize>()
     }
 
     /// The batch of `partition` that contains `offset`, or the first one behind it.
@@ -159,6 +161,30 @@ impl<R: Runtime> Memtables<R> {
             let slot = slots.iter().find(|slot| slot.next_offset() > offset && slot.timestamp_max >= timestamp_ms)?;
             Some(memtable.batch(slot).to_vec())
         })
+    }
+
+    /// Learns keys of `partition`, see [`Memtable::learn_keys`]. Answers whether all below `end_offset` are.
+    pub(crate) fn learn_keys(
+        &mut self,
+        partition: PartitionId,
+        end_offset: u64,
+        hasher: &KeyHasher,
+        records_max: usize,
+    ) -> bool {
+        let mut records_left = records_max;
+        self.all_mut().all(|memtable| memtable.learn_keys(partition, end_offset, hasher, &mut records_left))
+    }
+
+    /// The last record of a key whose batches were learned.
+    pub(crate) fn last_of_key(
+        &self,
+        partition: PartitionId,
+        offsets: &Range<u64>,
+        key: &[u8],
+        hash: KeyHash,
+    ) -> Option<Last> {
+        let memtables: Vec<_> = self.all().collect();
+        memtables.iter().rev().find_map(|memtable| memtable.last_of_key(partition, offsets, key, hash))
     }
 
     /// Drops what reaches beyond `next_offset` of a partition.

@@ -18,6 +18,7 @@ use wire::{
 use crate::{
     PartitionId,
     error::{AppendError, LogFailed, ReadError, TruncateError},
+    get::check_keys,
     group::{Entry, EntryKind},
     log::Shared,
     manifest::{Edit, EpochStart, add_lost},
@@ -53,13 +54,15 @@ pub(crate) struct State {
     durability: Cell<Durability>,
     /// The largest batch that the settings take.
     batch_bytes_max: Cell<u32>,
+    /// Whether it is compacted by key.
+    compacted: Cell<bool>,
     moved: Notify,
     /// Offsets below this one may be seen before they are synced: the reservation is.
     reserved: Cell<u64>,
     /// How far the last reservation asked for reaches, synced or not.
     reservation_end: Cell<u64>,
     reservation_size: Cell<u64>,
-    /// What it is kept by; `durability` and `batch_bytes_max` repeat what every append asks for.
+    /// What it is kept by; `durability`, `batch_bytes_max` and `compacted` repeat what every append asks for.
     settings: Cell<PartitionSettings>,
     pub(crate) lost: RefCell<Vec<Range<u64>>>,
     pub(crate) producers: RefCell<Producers>,
@@ -94,6 +97,7 @@ impl State {
             last_epoch: Cell::new(i32::MIN),
             durability: Cell::new(Durability::Durable),
             batch_bytes_max: Cell::new(u32::MAX),
+            compacted: Cell::new(false),
             moved: Notify::default(),
             reserved: Cell::new(0),
             reservation_end: Cell::new(0),
@@ -221,7 +225,12 @@ impl State {
     pub(crate) fn configure(&self, settings: PartitionSettings) {
         self.durability.set(settings.durability);
         self.batch_bytes_max.set(u32::try_from(settings.batch_bytes_max).unwrap_or(u32::MAX));
+        self.compacted.set(settings.cleanup.compact);
         self.settings.set(settings);
+    }
+
+    pub(crate) fn is_compacted(&self) -> bool {
+        self.compacted.get()
     }
 
     pub(crate) fn log_end(&self) -> u64 {
@@ -288,6 +297,7 @@ impl<R: Runtime> Partition<R> {
     pub fn configure(&self, settings: PartitionSettings) {
         assert_eq!(settings.durability, self.durability(), "partition {}: durability is fixed", self.id().0);
         self.state.configure(settings);
+        self.log.maintained();
     }
 
     /// The first offset that recovery could not prove, where the log is damaged: nothing is taken or read from there on.
@@ -315,6 +325,9 @@ impl<R: Runtime> Partition<R> {
     /// # Errors
     /// [`AppendError`]; nothing was appended.
     pub fn append(&self, batch: &Batch<'_>, leader_epoch: i32) -> Result<Appended, AppendError> {
+        if self.state.is_compacted() {
+            check_keys(batch)?;
+        }
         let header = batch.header();
         let bytes = batch.bytes();
         match self.place(header, bytes.len(), leader_epoch)? {
@@ -341,7 +354,11 @@ impl<R: Runtime> Partition<R> {
         leader_epoch: i32,
     ) -> Result<Appended, AppendError> {
         let bytes = &mut block[crate::group::HEADER_BYTES..][..batch_bytes];
-        let header = *Batch::parse_one(bytes).expect("the caller verified the batch").header();
+        let batch = Batch::parse_one(bytes).expect("the caller verified the batch");
+        if self.state.is_compacted() {
+            check_keys(&batch)?;
+        }
+        let header = *batch.header();
         match self.place(&header, batch_bytes, leader_epoch)? {
             Place::Duplicate(appended) => Ok(appended),
             Place::At(entry) => {
@@ -571,7 +588,7 @@ impl<R: Runtime> Partition<R> {
     }
 
     /// Where reading has to stop: the high watermark, or damage before it.
-    fn readable_end(&self) -> u64 {
+    pub(crate) fn readable_end(&self) -> u64 {
         let high_watermark = self.state.high_watermark.get();
         match self.state.status.get() {
             Status::Refused { from } => from.min(high_watermark),
@@ -587,7 +604,7 @@ impl<R: Runtime> Partition<R> {
     }
 
     /// The live segments that may hold batches of these offsets, with the offsets of theirs that count; lower ones first.
-    fn live_segments(&self, offsets: Range<u64>) -> Vec<(SegmentMeta, Range<u64>)> {
+    pub(crate) fn live_segments(&self, offsets: Range<u64>) -> Vec<(SegmentMeta, Range<u64>)> {
         let Range { start: from, end } = offsets;
         let manifest = self.log.manifest_state();
         let holds = |segment: &&SegmentMeta| match segment.extent {
@@ -675,7 +692,7 @@ impl<R: Runtime> Partition<R> {
         Ok(run.map_or(offset, |run| run.base_offset.min(offset)))
     }
 
-    fn check_readable(&self, offset: u64) -> Result<Offsets, ReadError> {
+    pub(crate) fn check_readable(&self, offset: u64) -> Result<Offsets, ReadError> {
         let offsets = self.offsets();
         match self.state.status.get() {
             Status::Gone => return Err(ReadError::Gone),

@@ -136,6 +136,11 @@ impl Producers {
         self.by_id.is_empty()
     }
 
+    /// The base offset of the last batch of a producer; `None` if nothing is remembered of it.
+    pub fn last_offset(&self, producer_id: i64) -> Option<u64> {
+        self.by_id.get(&producer_id)?.last().map(|batch| batch.base_offset)
+    }
+
     /// What to do with a batch.
     ///
     /// # Errors

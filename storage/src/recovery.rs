@@ -104,6 +104,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         found: RefCell::new(recovery.states),
         maintenance: Lock::default(),
         mergeable: Notify::default(),
+        changes: Cell::new(0),
         flushed_lsn: Cell::new(flushed_lsn),
         quiet_since_lsn: Cell::new(None),
         tasks: RefCell::default(),
@@ -145,6 +146,7 @@ fn start_tasks<R: Runtime>(shared: &Rc<Shared<R>>, lsn_last: Lsn) {
         let (shared, wal) = (shared.clone(), wal.clone());
         async move { guard(crate::compaction::worker::run(shared).await, wal) }
     };
+    drop(rt.spawn_background(crate::compaction::worker::run_clock(Rc::downgrade(shared))));
     *shared.tasks.borrow_mut() = vec![
         rt.spawn(writer),
         rt.spawn(marker),

@@ -81,6 +81,8 @@ fn append_code(error: &AppendError) -> ErrorCode {
     match error {
         AppendError::Sequence(error) => sequence_code(error),
         AppendError::TooLarge { .. } => ErrorCode::TooLarge,
+        AppendError::Keyless { .. } => ErrorCode::InvalidRecord,
+        AppendError::Batch(error) => ErrorCode::from(error),
         AppendError::Refused { .. } => ErrorCode::PartitionRefused,
         AppendError::Truncating => ErrorCode::Busy,
         AppendError::Gone => ErrorCode::UnknownPartition,

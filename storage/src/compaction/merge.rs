@@ -1,4 +1,5 @@
-//! A merge: segments in the order of their flushes become fewer, larger ones, byte for byte.
+//! A merge: segments in the order of their flushes become fewer, larger ones, byte for byte but for partitions that are
+//! compacted by key, which [`super::round`] is about.
 //!
 //! The one hard idea: inputs and outputs are sorted the same way, so every input is read once from front to back, in large
 //! steps, whichever partition its bytes are of. What nobody can read any more (dropped partitions, below the log start,
@@ -16,7 +17,12 @@ use std::{collections::BTreeMap, ops::Range, path::Path, rc::Rc, time::Duration}
 use runtime::{Frozen, Runtime};
 use thiserror::Error;
 
-use super::{Options, strategy::MergeInputs};
+use super::{
+    Options,
+    by_key::{Keyed, Unkeyed},
+    pace::Pace,
+    strategy::{Input, MergeInputs},
+};
 use crate::{
     PartitionId,
     segment::{
@@ -26,7 +32,16 @@ use crate::{
 };
 
 /// The level of what a merge writes.
-const LEVEL: u8 = 1;
+pub(super) const LEVEL: u8 = 1;
+
+/// The level of what a merge cleaned by key: in it, no key of a partition appears twice.
+pub const CLEAN_LEVEL: u8 = 2;
+
+/// A round begins another segment behind so many bytes: small enough for the keys of records of 64 bytes to fit a table.
+pub(super) const ROUND_SEGMENT_BYTES: u64 = 64 << 20;
+
+/// A round reads at most this many bytes, or one batch, before others get a turn: it looks at each record.
+pub(super) const ROUND_READ_BYTES: usize = 128 << 10;
 
 /// So many partitions are looked at before others get a turn.
 const PARTITIONS_PER_TURN: usize = 512;
@@ -41,6 +56,9 @@ pub enum MergeError {
     /// An output could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The log is being closed: the next start begins it anew.
+    #[error("the log is being closed")]
+    Closing,
     /// Two inputs hold the same offsets of a partition. A clip is missing, or an input is not in its place.
     #[error("segment {} has partition {} from offset {found} on, which was merged up to {merged} already",
         segment.0, partition.0)]
@@ -60,15 +78,26 @@ pub enum MergeError {
 pub struct Merge<R: Runtime, K> {
     rt: R,
     log_id: u128,
-    inputs: Vec<Input<R>>,
-    outputs: Vec<Planned>,
-    keep: K,
-    options: Options,
+    pub(super) inputs: Vec<OpenInput<R>>,
+    outputs: Vec<Output>,
+    pub(super) keep: K,
+    pub(super) keyed: Box<dyn Keyed>,
+    pub(super) options: Options,
+    pub(super) pace: Option<Rc<Pace<R>>>,
 }
 
-struct Input<R: Runtime> {
-    id: SegmentId,
-    reader: Rc<SegmentReader<R>>,
+pub(super) struct OpenInput<R: Runtime> {
+    pub(super) id: SegmentId,
+    pub(super) level: u8,
+    pub(super) reader: Rc<SegmentReader<R>>,
+}
+
+/// What is written together.
+struct Output {
+    planned: Planned,
+    /// Segments it may become: one, or for a round several, clean ones and what is left for the next one.
+    segments: usize,
+    is_round: bool,
 }
 
 impl<R: Runtime, K> Merge<R, K>
@@ -92,26 +121,48 @@ where
         keep: K,
         options: Options,
     ) -> Result<Self, MergeError> {
+        Self::plan_keyed(segments, rt, &inputs.in_order(), keep, Box::new(Unkeyed), options).await
+    }
+
+    /// The same, of inputs in the order of the manifest, and with partitions that are compacted by key: those that have a
+    /// [round](Keyed::round) are cleaned, all of them get key tables and segments apart from the others'.
+    ///
+    /// # Errors
+    /// [`MergeError::Read`].
+    pub async fn plan_keyed(
+        segments: &Segments<R>,
+        rt: &R,
+        inputs: &[Input],
+        keep: K,
+        keyed: Box<dyn Keyed>,
+        options: Options,
+    ) -> Result<Self, MergeError> {
         let mut merge = Self {
             rt: rt.clone(),
             log_id: segments.log_id(),
-            inputs: Vec::with_capacity(inputs.unsettled.len()),
+            inputs: Vec::with_capacity(inputs.len()),
             outputs: Vec::new(),
             keep,
+            keyed,
             options,
+            pace: None,
         };
-        for meta in &inputs.unsettled {
-            merge.inputs.push(Input { id: meta.id, reader: segments.open(meta).await? });
-        }
-        for meta in &inputs.between {
+        // Newest first: whether an input is needed depends on those behind it.
+        for Input { meta, is_between } in inputs.iter().rev() {
             let reader = segments.open(meta).await?;
-            if merge.has_newer_batches(meta.id, &reader) {
-                merge.inputs.push(Input { id: meta.id, reader });
+            if !is_between || merge.has_batches_of(&reader) {
+                merge.inputs.push(OpenInput { id: meta.id, level: meta.level, reader });
             }
         }
-        merge.inputs.sort_by_key(|input| input.id);
-        merge.outputs = plan(merge.sizes().await, &options.limits);
+        merge.inputs.reverse();
+        merge.outputs = merge.divide(merge.sizes().await);
         Ok(merge)
+    }
+
+    /// Lets others set its speed.
+    pub(crate) fn paced(mut self, pace: Pace<R>) -> Self {
+        self.pace = Some(Rc::new(pace));
+        self
     }
 
     /// The segments that the outputs replace.
@@ -121,7 +172,7 @@ where
 
     /// How many segments it will write at most; none if nothing of the inputs counts any more.
     pub fn outputs(&self) -> usize {
-        self.outputs.len()
+        self.outputs.iter().map(|output| output.segments).sum()
     }
 
     /// Writes the outputs into `dir`, one for each of `ids`, and returns those that hold anything. Their names are not
@@ -133,22 +184,49 @@ where
     /// # Panics
     /// Unless there are as many ids as outputs.
     pub async fn run(&self, dir: &Path, ids: &[SegmentId]) -> Result<Vec<SegmentMeta>, MergeError> {
-        assert_eq!(ids.len(), self.outputs.len(), "an id for each output");
-        let mut written = Vec::with_capacity(ids.len());
-        for (output, &id) in self.outputs.iter().zip(ids) {
-            written.extend(self.write(output, dir, id).await?);
+        assert_eq!(ids.len(), self.outputs(), "an id for each output");
+        let (mut written, mut rest) = (Vec::with_capacity(ids.len()), ids);
+        for output in &self.outputs {
+            let (ids, behind) = rest.split_at(output.segments);
+            rest = behind;
+            if output.is_round {
+                written.extend(self.write_round(&output.planned.partitions, dir, ids).await?);
+            } else {
+                written.extend(self.write(&output.planned, dir, ids[0]).await?);
+            }
         }
         Ok(written)
+    }
+
+    /// Who is written together: partitions with a round apart from other compacted ones, and these apart from the rest, so
+    /// that no round rewrites what it is not about.
+    fn divide(&self, sizes: BTreeMap<PartitionId, u64>) -> Vec<Output> {
+        let mut groups: [Vec<(PartitionId, u64)>; 3] = Default::default();
+        for (partition, bytes) in sizes {
+            let has_round = self.keyed.round(partition).is_some();
+            let group = if has_round { 0 } else { 2 - usize::from(self.keyed.is_compacted(partition)) };
+            groups[group].push((partition, bytes));
+        }
+        let [rounds, keyed, others] = groups.map(|group| plan(group, &self.options.limits));
+        let output = |is_round| {
+            move |planned: Planned| {
+                // Clean ones, what is left for the next round, and a short one of each.
+                let parts = 2 * (planned.bytes / ROUND_SEGMENT_BYTES + 1) as usize;
+                Output { planned, segments: if is_round { parts } else { 1 }, is_round }
+            }
+        };
+        let copied = keyed.into_iter().chain(others).map(output(false));
+        rounds.into_iter().map(output(true)).chain(copied).collect()
     }
 
     /// Writes one output; nothing is created if nothing of it counts any more.
     async fn write(&self, output: &Planned, dir: &Path, id: SegmentId) -> Result<Option<SegmentMeta>, MergeError> {
         let mut writer = None;
         let last = *output.partitions.last().expect("an output holds at least one partition");
-        let cursor = |input: &Input<R>| Cursor::new(&self.rt, &input.reader, last);
-        let mut cursors: Vec<_> = self.inputs.iter().map(cursor).collect();
+        let mut cursors = self.cursors(last);
         for &partition in &output.partitions {
             let mut merged = 0;
+            let mut is_indexed = !self.keyed.is_compacted(partition);
             for (input, cursor) in self.inputs.iter().zip(&mut cursors) {
                 let Some(offsets) = (self.keep)(input.id, partition) else { continue };
                 cursor.start(partition, offsets);
@@ -159,9 +237,13 @@ where
                     }
                     merged = run.next_offset;
                     if writer.is_none() {
-                        writer = Some(SegmentWriter::create(&self.rt, dir, id, self.log_id, LEVEL).await?);
+                        writer = Some(self.create(dir, id, LEVEL).await?);
                     }
                     let writer = writer.as_mut().expect("just created");
+                    if !is_indexed {
+                        writer.index_keys(partition).await;
+                        is_indexed = true;
+                    }
                     writer.push(partition, &run.bytes).await?;
                 }
             }
@@ -172,11 +254,24 @@ where
         }
     }
 
-    /// Whether an input newer than settled segment `id` has batches of its partition.
-    fn has_newer_batches(&self, id: SegmentId, settled: &SegmentReader<R>) -> bool {
-        let partitions = settled.footer().holdings().map(|holding| holding.entry.partition);
+    /// A cursor for each input, which will be asked for partitions up to `last`.
+    pub(super) fn cursors(&self, last: PartitionId) -> Vec<Cursor<R>> {
+        self.inputs.iter().map(|input| Cursor::new(&self.rt, &input.reader, last, self.pace.clone())).collect()
+    }
+
+    pub(super) async fn create(&self, dir: &Path, id: SegmentId, level: u8) -> Result<SegmentWriter<R>, MergeError> {
+        Ok(SegmentWriter::create(&self.rt, dir, id, self.log_id, level).await?)
+    }
+
+    pub(super) fn log_id(&self) -> u128 {
+        self.log_id
+    }
+
+    /// Whether an input so far has batches of a partition of `reader`'s.
+    fn has_batches_of(&self, reader: &SegmentReader<R>) -> bool {
+        let partitions = reader.footer().holdings().map(|holding| holding.entry.partition);
         partitions.into_iter().any(|partition| {
-            self.inputs.iter().filter(|input| input.id > id).any(|input| {
+            self.inputs.iter().any(|input| {
                 let found = input.reader.footer().find(partition);
                 found.is_some_and(|holding| !self.kept_span(input.id, &holding).is_empty())
             })
@@ -204,7 +299,7 @@ where
 }
 
 /// Reads one input front to back, partition after partition.
-struct Cursor<R: Runtime> {
+pub(super) struct Cursor<R: Runtime> {
     rt: R,
     reader: Rc<SegmentReader<R>>,
     /// The first partition of the directory that was not passed yet.
@@ -217,25 +312,26 @@ struct Cursor<R: Runtime> {
     window_start: u64,
     /// Nothing is wanted from here on.
     end: u64,
+    pace: Option<Rc<Pace<R>>>,
 }
 
 /// Whole batches of one partition, all of which count.
-struct Piece<F> {
-    bytes: F,
-    base_offset: u64,
-    next_offset: u64,
+pub(super) struct Piece<F> {
+    pub(super) bytes: F,
+    pub(super) base_offset: u64,
+    pub(super) next_offset: u64,
 }
 
 impl<R: Runtime> Cursor<R> {
     /// A cursor that will be asked for partitions up to `last`.
-    fn new(rt: &R, reader: &Rc<SegmentReader<R>>, last: PartitionId) -> Self {
+    fn new(rt: &R, reader: &Rc<SegmentReader<R>>, last: PartitionId, pace: Option<Rc<Pace<R>>>) -> Self {
         let end = reader.footer().partitions_end(last);
         let (rt, reader) = (rt.clone(), Rc::clone(reader));
-        Self { rt, reader, number: 0, span: 0..0, offsets: 0..0, window: None, window_start: 0, end }
+        Self { rt, reader, number: 0, span: 0..0, offsets: 0..0, window: None, window_start: 0, end, pace }
     }
 
     /// Turns to a partition, which lies behind those before.
-    fn start(&mut self, partition: PartitionId, offsets: Range<u64>) {
+    pub(super) fn start(&mut self, partition: PartitionId, offsets: Range<u64>) {
         self.span = 0..0;
         while let Some(holding) = self.reader.footer().holding(self.number) {
             if holding.entry.partition > partition {
@@ -252,7 +348,7 @@ impl<R: Runtime> Cursor<R> {
     }
 
     /// The next batches of the partition that count.
-    async fn next(&mut self, bytes_max: usize) -> Result<Option<Piece<R::Frozen>>, SegmentError> {
+    pub(super) async fn next(&mut self, bytes_max: usize) -> Result<Option<Piece<R::Frozen>>, MergeError> {
         while !self.span.is_empty() {
             let bytes = self.take(bytes_max).await?;
             let position = self.span.start;
@@ -266,13 +362,16 @@ impl<R: Runtime> Cursor<R> {
     }
 
     /// Bytes from the start of the span: what the window has of it, or else what the next window will have.
-    async fn take(&mut self, bytes_max: usize) -> Result<R::Frozen, SegmentError> {
+    async fn take(&mut self, bytes_max: usize) -> Result<R::Frozen, MergeError> {
         let mut window_end = self.window_start + self.window.as_ref().map_or(0, |window| window.len() as u64);
         if !(self.window_start..window_end).contains(&self.span.start) {
-            self.rt.sleep(Duration::ZERO).await;
             self.window = None;
             let start = self.span.start;
             window_end = self.reader.footer().batch_end(start, self.reader.read_limit(start, bytes_max)).min(self.end);
+            match &self.pace {
+                Some(pace) => pace.take(window_end - start).await?,
+                None => self.rt.sleep(Duration::ZERO).await,
+            }
             self.window = Some(self.reader.verified(start..window_end).await?);
             self.window_start = start;
         }

@@ -1,11 +1,23 @@
 //! Compaction: the many segments that flushes leave become few.
 //!
-//! [`strategy`] decides, purely; [`merge`] carries it out, step by step. What it costs is known beforehand: a byte that was
-//! flushed into a shared segment is rewritten once, one that was flushed into a large segment of its own is not.
+//! [`strategy`] decides, purely; [`merge`] carries it out, step by step, at a pace that leaves the foreground alone. What
+//! it costs is known beforehand: a byte that was flushed into a shared segment is rewritten once, one that was flushed into a
+//! large segment of its own is not.
+//!
+//! Partitions with `cleanup.policy=compact` have rounds on top of that: [`dirt`] decides when, [`by_key`] what becomes of a
+//! batch, `round` carries it out.
 
+pub mod by_key;
+pub mod dirt;
+mod keyed_segments;
 pub mod merge;
+mod pace;
+mod policy;
+mod round;
 pub mod strategy;
 pub(crate) mod worker;
+
+use std::time::Duration;
 
 use crate::segment::PlanLimits;
 
@@ -18,10 +30,20 @@ pub struct Options {
     pub limits: PlanLimits,
     /// A merge reads at most this many bytes, or one batch, before others get a turn. Default 512 KiB.
     pub read_bytes_max: usize,
+    /// Memory for the keys of one round of compaction by key; more keys take several rounds. Default 32 MiB.
+    pub key_bytes_max: usize,
+    /// How often to look whether records have become old enough to be compacted. Default 15 s.
+    pub look_every: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { merge_inputs: 16, limits: PlanLimits::default(), read_bytes_max: 512 << 10 }
+        Self {
+            merge_inputs: 16,
+            limits: PlanLimits::default(),
+            read_bytes_max: 512 << 10,
+            key_bytes_max: 32 << 20,
+            look_every: Duration::from_secs(15),
+        }
     }
 }

@@ -5,8 +5,8 @@
 //! much traffic is written twice (WAL, flush) and not three times.
 //!
 //! Further reasons to compact have their place in [`pick`], in this order of urgency: a shared segment half of which is
-//! dead (dropped partitions, moved log starts) is rewritten alone; compacted topics have their dirty segments merged by
-//! key; retention frees settled segments whole and never comes here.
+//! dead (dropped partitions, moved log starts) is rewritten alone; retention frees settled segments whole and never comes here. When a compacted topic
+//! has its segments merged by key is decided in [`super::dirt`], which has to know what is in them.
 
 use super::Options;
 use crate::segment::{Extent, Location, SegmentMeta};
@@ -28,6 +28,26 @@ pub struct MergeInputs {
     /// Settled ones flushed between them: those whose partition has batches in an input behind them are merged too, see
     /// [`super::merge`].
     pub between: Vec<SegmentMeta>,
+}
+
+/// A segment of a merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The segment.
+    pub meta: SegmentMeta,
+    /// Whether it is only merged along, if the order of a partition's batches asks for it.
+    pub is_between: bool,
+}
+
+impl MergeInputs {
+    /// All of them, in the order in which they were flushed.
+    pub fn in_order(&self) -> Vec<Input> {
+        let input = |is_between| move |meta: &SegmentMeta| Input { meta: meta.clone(), is_between };
+        let mut all: Vec<_> =
+            self.unsettled.iter().map(input(false)).chain(self.between.iter().map(input(true))).collect();
+        all.sort_by_key(|input| input.meta.id);
+        all
+    }
 }
 
 /// Chooses among the live segments of a log, in any order.

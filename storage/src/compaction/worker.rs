@@ -1,84 +1,220 @@
 //! Carries out what the strategy chose, one merge at a time, beside the foreground.
 
-use std::rc::Rc;
+use std::{
+    collections::BTreeSet,
+    rc::{Rc, Weak},
+    time::Duration,
+};
 
 use runtime::Runtime;
+use wire::record::BatchHeader;
 
 use super::{
-    Options,
-    merge::Merge,
-    strategy::{self, Choice, MergeInputs},
+    by_key::{Keyed, Round},
+    dirt::{self, Job},
+    keyed_segments::KeyedSegments,
+    merge::{CLEAN_LEVEL, Merge, MergeError},
+    pace::{Foreground, Pace},
+    strategy::{self, Choice, Input, MergeInputs},
 };
 use crate::{
     PartitionId,
     error::LogFailed,
     log::Shared,
-    manifest::{self, Edit},
-    segment::SegmentId,
+    manifest::{self, Edit, Intent},
+    segment::{Location, SegmentError, SegmentId, SegmentMeta},
 };
 
 /// Merges when there is something to merge, until the log is closed.
 pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFailed> {
     let wal = &shared.wal;
+    let mut keyed_segments = KeyedSegments::default();
     loop {
-        let next = shared
-            .mergeable
-            .until(|| {
-                if wal.is_closing() || wal.failure().is_some() {
-                    return Some(None);
-                }
-                match strategy::pick(&shared.manifest_state().segments, &shared.options.compaction) {
-                    Choice::Nothing => None,
-                    Choice::Merge(inputs) => Some(Some(inputs)),
-                }
-            })
-            .await;
-        let Some(inputs) = next else { return Ok(()) };
-        if !merge(&shared, &inputs, shared.options.compaction).await? {
+        if wal.is_closing() || wal.failure().is_some() {
+            return Ok(());
+        }
+        let seen = shared.changes.get();
+        let merged = match next(&shared, &mut keyed_segments).await {
+            Ok(Some(work)) => work.merge(&shared).await?,
+            Ok(None) => {
+                let ends = || wal.is_closing() || wal.failure().is_some();
+                shared.mergeable.until(|| (ends() || shared.changes.get() != seen).then_some(())).await;
+                true
+            }
+            Err(error) => {
+                tracing::error!("compaction stops until the next start: {error}");
+                false
+            }
+        };
+        if !merged {
             return Ok(());
         }
     }
 }
 
-/// Merges; answers whether it came to its end. An input that cannot be read stops compaction and nothing else: its bytes
-/// are refused to readers one by one.
-async fn merge<R: Runtime>(shared: &Shared<R>, inputs: &MergeInputs, options: Options) -> Result<bool, LogFailed> {
-    let keep = |segment: SegmentId, partition: PartitionId| {
-        let manifest = shared.manifest_state();
-        let log_start = manifest.partitions.get(&partition)?.log_start;
-        Some(log_start..manifest.clip_of(partition, segment).unwrap_or(u64::MAX))
-    };
-    let merge = match Merge::plan(&shared.segments, &shared.rt, inputs, keep, options).await {
-        Ok(merge) => merge,
-        Err(error) => {
-            tracing::error!("compaction stops until the next start: {error}");
-            return Ok(false);
+/// Wakes compaction now and then while there are compacted partitions, whose records grow old without anything happening.
+/// A log that closes does not wait for it.
+pub(crate) async fn run_clock<R: Runtime>(shared: Weak<Shared<R>>) {
+    while let Some(log) = shared.upgrade() {
+        let ends = || log.wal.is_closing() || log.wal.failure().is_some();
+        log.mergeable.until(|| (ends() || log.has_compacted()).then_some(())).await;
+        if ends() {
+            return;
         }
-    };
-    let intent = shared.intend(merge.outputs()).await?;
-    let ids: Vec<_> = intent.into_iter().flat_map(|intent| (intent.first.0..intent.end().0).map(SegmentId)).collect();
-    let dir = shared.segments.dir();
-    let added = match merge.run(dir, &ids).await {
-        Ok(added) => added,
-        Err(error) => {
-            tracing::error!("compaction stops until the next start: {error}");
-            if let Some(intent) = intent {
-                shared.edit(Edit::Abandon { intent: intent.first }).await?;
-                shared.delete_obsolete().await?;
+        log.maintained();
+        let (rt, look_every) = (log.rt.clone(), log.options.compaction.look_every);
+        drop(log);
+        rt.sleep(look_every).await;
+    }
+}
+
+/// A merge to be made.
+struct Work {
+    inputs: Vec<Input>,
+    /// The partitions that get a round of compaction by key.
+    rounds: BTreeSet<PartitionId>,
+}
+
+/// What to do next, if there is something.
+async fn next<R: Runtime>(
+    shared: &Rc<Shared<R>>,
+    keyed_segments: &mut KeyedSegments,
+) -> Result<Option<Work>, SegmentError> {
+    let (segments, candidates) = keyed_segments.candidates(shared).await?;
+    // Those of compacted partitions are merged among themselves, behind all that is clean: a merge that took in something
+    // clean would make it dirty.
+    let is_clean = |segment: &SegmentMeta| segment.level >= CLEAN_LEVEL;
+    let clean = segments.iter().rposition(is_clean).map_or(0, |last| last + 1);
+    let is_keyed = |segment: &&SegmentMeta| keyed_segments.is_keyed(segment, &candidates);
+    let others: Vec<_> = segments.iter().filter(|segment| !is_keyed(segment)).cloned().collect();
+    let keyed: Vec<_> = segments[clean..].iter().filter(is_keyed).cloned().collect();
+    for segments_alike in [others, keyed] {
+        if let Choice::Merge(inputs) = strategy::pick(&segments_alike, &shared.options.compaction) {
+            return Ok(Some(Work { inputs: in_place(&segments, &inputs), rounds: BTreeSet::new() }));
+        }
+    }
+    let job = dirt::pick(&segments, &candidates);
+    Ok(job.map(|Job { inputs, partitions }| Work { inputs, rounds: partitions }))
+}
+
+/// What is to be merged, with all that lies between.
+fn in_place(segments: &[SegmentMeta], inputs: &MergeInputs) -> Vec<Input> {
+    let is_input = |segment: &SegmentMeta| inputs.unsettled.iter().any(|input| input.id == segment.id);
+    let first = segments.iter().position(is_input).unwrap_or(0);
+    let end = segments.iter().rposition(is_input).map_or(first, |last| last + 1);
+    let local = segments[first..end].iter().filter(|segment| segment.location != Location::Remote);
+    local.map(|segment| Input { meta: segment.clone(), is_between: !is_input(segment) }).collect()
+}
+
+impl Work {
+    /// Merges; answers whether it came to its end. An input that cannot be read stops compaction and nothing else: its
+    /// bytes are refused to readers one by one.
+    async fn merge<R: Runtime>(self, shared: &Rc<Shared<R>>) -> Result<bool, LogFailed> {
+        let keep = |segment: SegmentId, partition: PartitionId| {
+            let manifest = shared.manifest_state();
+            let log_start = manifest.partitions.get(&partition)?.log_start;
+            Some(log_start..manifest.clip_of(partition, segment).unwrap_or(u64::MAX))
+        };
+        let options = shared.options.compaction;
+        let keyed = Box::new(Partitions { shared: Rc::downgrade(shared), rounds: self.rounds.clone() });
+        let clips = self.clips(shared);
+        let merge = match Merge::plan_keyed(&shared.segments, &shared.rt, &self.inputs, keep, keyed, options).await {
+            Ok(merge) => merge.paced(Pace::new(&shared.rt, Box::new(Writing(Rc::downgrade(shared))))),
+            Err(error) => {
+                tracing::error!("compaction stops until the next start: {error}");
+                return Ok(false);
             }
-            return Ok(false);
+        };
+        let intent = shared.intend(merge.outputs()).await?;
+        let ids: Vec<_> =
+            intent.into_iter().flat_map(|intent| (intent.first.0..intent.end().0).map(SegmentId)).collect();
+        let dir = shared.segments.dir();
+        let added = merge.run(dir, &ids).await;
+        let added = match added {
+            Ok(added) => added,
+            Err(error) => {
+                if !matches!(error, MergeError::Closing) {
+                    tracing::error!("compaction stops until the next start: {error}");
+                }
+                abandon(shared, intent).await?;
+                return Ok(false);
+            }
+        };
+        shared.rt.sync_dir(dir).await.map_err(|error| LogFailed::new("syncing", dir, error))?;
+        let bytes: u64 = added.iter().map(|segment| segment.bytes).sum();
+        let _alone = shared.maintenance.lock().await;
+        if clips != self.clips(shared) {
+            // A truncation meanwhile: what superseded an earlier record of its key may be gone.
+            abandon(shared, intent).await?;
+            return Ok(true);
         }
-    };
-    shared.rt.sync_dir(dir).await.map_err(|error| LogFailed::new("syncing", dir, error))?;
-    let bytes: u64 = added.iter().map(|segment| segment.bytes).sum();
-    let _alone = shared.maintenance.lock().await;
-    // An input may have lost its last batch to a truncation or a drop meanwhile: it is gone already.
-    let is_live = |id: &SegmentId| shared.manifest_state().segments.iter().any(|segment| segment.id == *id);
-    let removed = merge.inputs().filter(is_live).collect();
-    let edit = manifest::Merge { intent: intent.map(|intent| intent.first), removed, added };
-    shared.edit(Edit::Merge(edit)).await?;
-    shared.delete_obsolete().await?;
-    shared.counters.merges.set(shared.counters.merges.get() + 1);
-    shared.counters.merged_bytes.set(shared.counters.merged_bytes.get() + bytes);
-    Ok(true)
+        // An input may have lost its last batch to a truncation or a drop meanwhile: it is gone already.
+        let is_live = |id: &SegmentId| shared.manifest_state().segments.iter().any(|segment| segment.id == *id);
+        let removed = merge.inputs().filter(is_live).collect();
+        let edit = manifest::Merge { intent: intent.map(|intent| intent.first), removed, added };
+        shared.edit(Edit::Merge(edit)).await?;
+        shared.delete_obsolete().await?;
+        shared.counters.merges.set(shared.counters.merges.get() + 1);
+        shared.counters.merged_bytes.set(shared.counters.merged_bytes.get() + bytes);
+        if !self.rounds.is_empty() {
+            shared.counters.rounds.set(shared.counters.rounds.get() + 1);
+        }
+        Ok(true)
+    }
+
+    /// Where truncations end the partitions that get a round.
+    fn clips<R: Runtime>(&self, shared: &Shared<R>) -> Vec<Option<u64>> {
+        let manifest = shared.manifest_state();
+        let clip = |partition: &PartitionId, input: &Input| manifest.clip_of(*partition, input.meta.id);
+        self.rounds.iter().flat_map(|partition| self.inputs.iter().map(move |input| clip(partition, input))).collect()
+    }
+}
+
+/// Ends an intent without a result.
+async fn abandon<R: Runtime>(shared: &Shared<R>, intent: Option<Intent>) -> Result<(), LogFailed> {
+    let Some(intent) = intent else { return Ok(()) };
+    shared.edit(Edit::Abandon { intent: intent.first }).await?;
+    shared.delete_obsolete().await
+}
+
+/// What a merge asks about partitions.
+struct Partitions<R: Runtime> {
+    shared: Weak<Shared<R>>,
+    rounds: BTreeSet<PartitionId>,
+}
+
+impl<R: Runtime> Keyed for Partitions<R> {
+    fn is_compacted(&self, partition: PartitionId) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.is_compacted(partition))
+    }
+
+    fn round(&self, partition: PartitionId) -> Option<Round> {
+        let shared = self.shared.upgrade().filter(|_| self.rounds.contains(&partition))?;
+        shared.round(partition)
+    }
+
+    fn is_last_of_producer(&self, partition: PartitionId, header: &BatchHeader) -> bool {
+        let state = self.shared.upgrade().and_then(|shared| shared.served(partition));
+        header.producer.is_idempotent()
+            && state.is_some_and(|state| {
+                state.producers.borrow().last_offset(header.producer.id) == Some(header.base_offset)
+            })
+    }
+}
+
+/// What the WAL's writer is doing.
+struct Writing<R: Runtime>(Weak<Shared<R>>);
+
+impl<R: Runtime> Foreground for Writing<R> {
+    fn is_closing(&self) -> bool {
+        self.0.upgrade().is_none_or(|shared| shared.wal.is_closing() || shared.wal.failure().is_some())
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.0.upgrade().is_some_and(|shared| shared.wal.is_behind())
+    }
+
+    fn sync_time(&self) -> Duration {
+        self.0.upgrade().map_or(Duration::ZERO, |shared| shared.wal.sync_time())
+    }
 }

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use runtime::Runtime;
-use wire::record::{Batch, Codec};
+use wire::record::{Batch, Records};
 
 use crate::{
     PartitionId,
@@ -17,6 +17,7 @@ use crate::{
         bloom_filter,
         key_hash::{KeyHash, KeyHasher},
         key_index::{self, FENCE_BYTES, PAGE_ENTRIES},
+        time_index::DECOMPRESSED_BYTES_MAX,
     },
 };
 
@@ -52,6 +53,8 @@ pub(super) struct KeyTables {
     entries_max: usize,
     /// The current partition has more keys than there is room for, or a record whose key cannot be told.
     gave_up: bool,
+    /// Room for the records of a compressed batch.
+    decompressed: Vec<u8>,
 }
 
 impl KeyTables {
@@ -66,6 +69,7 @@ impl KeyTables {
             // While they come, entries of the same keys take room too.
             entries_max: keys_max.saturating_mul(2),
             gave_up: false,
+            decompressed: Vec::new(),
         }
     }
 
@@ -78,11 +82,16 @@ impl KeyTables {
     /// Takes in the records of a batch of the current partition. A batch whose records cannot be told apart from here
     /// means that there will be no table.
     pub(super) fn add(&mut self, batch: &Batch<'_>) {
-        let records = match batch.codec() {
-            Codec::None => batch.records(),
-            _ => return self.give_up(),
-        };
-        for record in records.into_iter().flatten() {
+        let mut buffer = std::mem::take(&mut self.decompressed);
+        match batch.records_decompressed(DECOMPRESSED_BYTES_MAX, &mut buffer) {
+            Ok(records) => self.add_records(records),
+            Err(_) => self.give_up(),
+        }
+        self.decompressed = buffer;
+    }
+
+    fn add_records(&mut self, records: Records<'_>) {
+        for record in records {
             match record {
                 Ok(record) => {
                     let Some(key) = record.key else { continue };

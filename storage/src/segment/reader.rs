@@ -113,7 +113,7 @@ impl<R: Runtime> SegmentReader<R> {
     }
 
     /// Its file.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 

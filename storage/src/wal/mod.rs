@@ -18,6 +18,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     task::Waker,
+    time::Duration,
 };
 
 use runtime::{Instant, Notify, Runtime};
@@ -53,6 +54,8 @@ pub(crate) struct Wal<R: Runtime> {
     closing: Cell<bool>,
     queue_bytes_max: usize,
     memory_bytes_max: usize,
+    /// How long groups took lately.
+    sync_time: Cell<Duration>,
     pub(crate) counters: Counters,
 }
 
@@ -102,6 +105,7 @@ impl<R: Runtime> Wal<R> {
             closing: Cell::new(false),
             queue_bytes_max,
             memory_bytes_max,
+            sync_time: Cell::new(Duration::ZERO),
             counters: Counters::default(),
         }
     }
@@ -133,6 +137,16 @@ impl<R: Runtime> Wal<R> {
         let queued_bytes = self.queue.borrow().bytes();
         queued_bytes < self.queue_bytes_max
             && self.memtables.borrow().unflushed_bytes() + queued_bytes < self.memory_bytes_max
+    }
+
+    /// Whether groups wait for those before them.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.queue.borrow().len() > 1
+    }
+
+    /// How long a group takes on its way to the disk, as an average of the last few; zero before the first.
+    pub(crate) fn sync_time(&self) -> Duration {
+        self.sync_time.get()
     }
 
     /// How far groups are on stable storage.

@@ -115,6 +115,11 @@ impl<R: Runtime> Queue<R> {
         self.pending.is_empty()
     }
 
+    /// Groups waiting, the open one included.
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Bytes of entries waiting.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

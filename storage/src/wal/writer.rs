@@ -88,7 +88,10 @@ impl<R: Runtime> Wal<R> {
         touched.iter().for_each(|Touched { state, next_offset }| state.submitted_to(*next_offset));
 
         file.clear_of_zeros(position..position + bytes).await;
+        let started = self.rt.now();
         let written = file.file.write_durable(group.bytes, position).await;
+        let took = self.rt.now().since(started);
+        self.sync_time.set((self.sync_time.get() * 7 + took) / 8);
         written.map_err(|error| LogFailed::new("writing a sync group to", &file.path, error))?;
         if let Some(failed) = self.failure() {
             // Zeros for the same file, or whatever else the log cannot do without: from then on nothing is acknowledged.

@@ -26,6 +26,8 @@ const OPTIONS: Options = Options {
     merge_inputs: 4,
     limits: PlanLimits { own_bytes_min: 30_000, shared_bytes_max: 80_000 },
     read_bytes_max: 20_000,
+    key_bytes_max: 1 << 20,
+    look_every: std::time::Duration::from_secs(15),
 };
 
 const FIRST_OUTPUT: u64 = 100;

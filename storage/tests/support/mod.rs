@@ -24,6 +24,8 @@ pub(crate) fn small() -> LogOptions {
             merge_inputs: 4,
             limits: storage::segment::PlanLimits { own_bytes_min: 4 << 10, shared_bytes_max: 16 << 10 },
             read_bytes_max: 4 << 10,
+            key_bytes_max: 1 << 10,
+            look_every: Duration::from_secs(1),
         },
     }
 }

@@ -311,7 +311,13 @@ impl<'a> Batch<'a> {
         self.header.attributes.codec().expect("parse refused unknown codecs")
     }
 
-    /// Timestamp of the first record, milliseconds since 1970.
+    /// Until when the tombstones in it stay, milliseconds since 1970; `None` while compaction has not met them.
+    #[inline]
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        self.header.attributes.has_delete_horizon().then_some(self.header.base_timestamp_ms)
+    }
+
+    /// Timestamp of the first record, milliseconds since 1970; the delete horizon instead, where there is one.
     #[inline]
     pub fn base_timestamp_ms(&self) -> i64 {
         self.header.base_timestamp_ms

@@ -83,6 +83,7 @@ impl Attributes {
     const LOG_APPEND_TIME: i16 = 1 << 3;
     pub(super) const TRANSACTIONAL: i16 = 1 << 4;
     const CONTROL: i16 = 1 << 5;
+    const DELETE_HORIZON: i16 = 1 << 6;
 
     /// The codec; `None` for the numbers that were never given out.
     #[inline]
@@ -108,6 +109,19 @@ impl Attributes {
     #[must_use]
     pub fn with_codec(self, codec: Codec) -> Self {
         Self(self.0 & !Self::CODEC_MASK | codec as i16)
+    }
+
+    /// Whether the base timestamp is the time until which the batch's tombstones stay.
+    #[inline]
+    pub fn has_delete_horizon(self) -> bool {
+        self.0 & Self::DELETE_HORIZON != 0
+    }
+
+    /// The same flags with a delete horizon, or without.
+    #[inline]
+    #[must_use]
+    pub fn with_delete_horizon(self, has: bool) -> Self {
+        Self(if has { self.0 | Self::DELETE_HORIZON } else { self.0 & !Self::DELETE_HORIZON })
     }
 
     /// Whether the broker set the timestamps: then every record has the batch's max timestamp.

@@ -1,0 +1,121 @@
+//! How fast a merge may go: as fast as the disk allows while nobody else wants it, and slower while somebody does.
+//!
+//! The one hard idea: whether a merge is in the way shows in one place, the sync groups. When they wait for each other, or
+//! take longer than they did before the merge began, the rate is halved; when they do not, it grows again.
+
+use std::{cell::Cell, time::Duration};
+
+use runtime::Runtime;
+
+use super::merge::MergeError;
+
+/// Bytes a second that a merge starts with.
+const RATE_START: u64 = 128 << 20;
+/// Slower than this and merges would never end.
+const RATE_MIN: u64 = 16 << 20;
+/// Faster than this is as fast as it goes.
+const RATE_MAX: u64 = 2 << 30;
+
+/// What the foreground is doing.
+pub(crate) trait Foreground {
+    /// Whether the log is closing, and the merge had better end.
+    fn is_closing(&self) -> bool;
+
+    /// Whether sync groups have to wait.
+    fn is_waiting(&self) -> bool;
+
+    /// How long a sync group takes at present to reach the disk; zero while none does.
+    fn sync_time(&self) -> Duration;
+}
+
+/// The rate of one merge.
+pub(crate) struct Pace<R: Runtime> {
+    rt: R,
+    foreground: Box<dyn Foreground>,
+    /// How long a sync group took when the merge began.
+    sync_time_before: Duration,
+    bytes_per_s: Cell<u64>,
+}
+
+impl<R: Runtime> Pace<R> {
+    pub(crate) fn new(rt: &R, foreground: Box<dyn Foreground>) -> Self {
+        let sync_time_before = foreground.sync_time();
+        Self { rt: rt.clone(), foreground, sync_time_before, bytes_per_s: Cell::new(RATE_START) }
+    }
+
+    /// Waits until `bytes` more may be moved.
+    ///
+    /// # Errors
+    /// [`MergeError::Closing`].
+    pub(crate) async fn take(&self, bytes: u64) -> Result<(), MergeError> {
+        if self.foreground.is_closing() {
+            return Err(MergeError::Closing);
+        }
+        let before = self.sync_time_before;
+        let is_slowed = !before.is_zero() && self.foreground.sync_time() > before * 2;
+        let is_in_the_way = self.foreground.is_waiting() || is_slowed;
+        let rate = self.bytes_per_s.get();
+        let rate = if is_in_the_way { (rate / 2).max(RATE_MIN) } else { (rate + rate / 4).min(RATE_MAX) };
+        self.bytes_per_s.set(rate);
+        self.rt.sleep(Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate)).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use runtime::sim::{SimRuntime, block_on};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Fake {
+        closing: Cell<bool>,
+        waiting: Cell<bool>,
+        sync_time: Cell<Duration>,
+    }
+
+    impl Foreground for Rc<Fake> {
+        fn is_closing(&self) -> bool {
+            self.closing.get()
+        }
+
+        fn is_waiting(&self) -> bool {
+            self.waiting.get()
+        }
+
+        fn sync_time(&self) -> Duration {
+            self.sync_time.get()
+        }
+    }
+
+    #[test]
+    fn a_merge_yields_to_whoever_waits_and_speeds_up_again() {
+        block_on(1, async |rt: SimRuntime| {
+            let fake = Rc::new(Fake::default());
+            fake.sync_time.set(Duration::from_micros(100));
+            let pace = Pace::new(&rt, Box::new(fake.clone()));
+            let rates = async |takes| {
+                for _ in 0..takes {
+                    pace.take(1 << 20).await.unwrap();
+                }
+                pace.bytes_per_s.get()
+            };
+            assert_eq!(rates(100).await, RATE_MAX);
+            fake.waiting.set(true);
+            assert_eq!(rates(1).await, RATE_MAX / 2);
+            assert_eq!(rates(100).await, RATE_MIN);
+            let before = rt.now();
+            pace.take(16 << 20).await.unwrap();
+            assert!(rt.now().since(before) >= Duration::from_secs(1));
+            fake.waiting.set(false);
+            assert!(rates(1).await > RATE_MIN);
+            fake.sync_time.set(Duration::from_micros(201));
+            assert_eq!(rates(100).await, RATE_MIN, "groups take longer than before");
+            fake.closing.set(true);
+            assert!(matches!(pace.take(1).await, Err(MergeError::Closing)));
+        });
+    }
+}
