@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use storage::{Durability, PartitionSettings};
+use storage::{Cleanup, Durability, PartitionSettings};
 
 /// One setting.
 pub struct Setting {
@@ -25,11 +25,53 @@ pub struct Setting {
 /// Every setting, by name.
 pub const SETTINGS: &[Setting] = &[
     Setting {
+        name: "cleanup.policy",
+        kind: Kind::Word(&[
+            ("delete", |settings| settings.cleanup = Cleanup { delete: true, compact: false }),
+            ("compact", |settings| settings.cleanup = Cleanup { delete: false, compact: true }),
+            ("compact,delete", |settings| settings.cleanup = Cleanup { delete: true, compact: true }),
+            ("delete,compact", |settings| settings.cleanup = Cleanup { delete: true, compact: true }),
+        ]),
+        default: Some("delete"),
+        is_alterable: true,
+        help: "Whether records go by age and size, or all but the last one of each key go, or both.",
+    },
+    Setting {
+        name: "delete.retention.ms",
+        kind: Kind::Milliseconds(|settings, ms| settings.delete_retention_ms = ms),
+        default: Some("86400000"),
+        is_alterable: true,
+        help: "How long compaction leaves a tombstone for readers to see, from the round that first meets it.",
+    },
+    Setting {
+        name: "max.compaction.lag.ms",
+        kind: Kind::Milliseconds(|settings, ms| {
+            settings.compaction_lag_ms_max = (ms < MILLISECONDS_MAX).then_some(ms);
+        }),
+        default: Some("9223372036854775807"),
+        is_alterable: true,
+        help: "A record older than this is compacted however little else there is.",
+    },
+    Setting {
         name: "max.message.bytes",
         kind: Kind::Number { unit: "bytes", set: |settings, bytes| settings.batch_bytes_max = bytes as usize },
         default: None,
         is_alterable: true,
         help: "The longest record batch taken; never longer than the broker's own limit.",
+    },
+    Setting {
+        name: "min.cleanable.dirty.ratio",
+        kind: Kind::Ratio(|settings, permille| settings.dirty_permille_min = permille),
+        default: Some("0.5"),
+        is_alterable: true,
+        help: "Compaction waits until this share of a partition's bytes was not compacted yet.",
+    },
+    Setting {
+        name: "min.compaction.lag.ms",
+        kind: Kind::Milliseconds(|settings, ms| settings.compaction_lag_ms_min = ms),
+        default: Some("0"),
+        is_alterable: true,
+        help: "A record younger than this is not compacted away.",
     },
     Setting {
         name: Durability::SETTING,
@@ -49,12 +91,19 @@ enum Kind {
     Word(&'static [(&'static str, Effect)]),
     /// From 0 to 2^31 - 1.
     Number { unit: &'static str, set: fn(&mut PartitionSettings, u64) },
+    /// From 0 to 2^63 - 1.
+    Milliseconds(fn(&mut PartitionSettings, u64)),
+    /// From 0 to 1, in thousandths.
+    Ratio(fn(&mut PartitionSettings, u16)),
 }
 
 type Effect = fn(&mut PartitionSettings);
 
 /// The largest number: what the field of a batch's length holds.
 const NUMBER_MAX: u64 = i32::MAX as u64;
+
+/// The longest time: what a field for a time holds.
+const MILLISECONDS_MAX: u64 = i64::MAX as u64;
 
 /// The settings of a topic: what was given, and what that and the defaults amount to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,6 +225,11 @@ impl Kind {
                 let number = text.parse().ok().filter(|number| *number <= NUMBER_MAX)?;
                 set(settings, number);
             }
+            Self::Milliseconds(set) => set(settings, text.parse().ok().filter(|ms| *ms <= MILLISECONDS_MAX)?),
+            Self::Ratio(set) => {
+                let ratio: f64 = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))?;
+                set(settings, (ratio * 1_000.0).round() as u16);
+            }
         }
         Some(())
     }
@@ -190,6 +244,8 @@ impl fmt::Display for Kind {
                 formatter.write_str(&words.join(" or "))
             }
             Self::Number { unit, .. } => write!(formatter, "a number of {unit} from 0 to {NUMBER_MAX}"),
+            Self::Milliseconds(_) => write!(formatter, "a number of milliseconds from 0 to {MILLISECONDS_MAX}"),
+            Self::Ratio(_) => formatter.write_str("a number from 0 to 1"),
         }
     }
 }
@@ -262,6 +318,22 @@ mod tests {
     fn values_have_an_effect() {
         assert_eq!(read(&[("max.message.bytes", "1000")]).unwrap().meant().batch_bytes_max, 1000);
         assert_eq!(read(&[(Durability::SETTING, "memory")]).unwrap().durability(), Durability::Memory);
+        let compacted = read(&[
+            ("cleanup.policy", "compact,delete"),
+            ("delete.retention.ms", "1"),
+            ("max.compaction.lag.ms", "2"),
+            ("min.cleanable.dirty.ratio", "0.25"),
+            ("min.compaction.lag.ms", "3"),
+        ]);
+        let expected = PartitionSettings {
+            cleanup: Cleanup { delete: true, compact: true },
+            delete_retention_ms: 1,
+            compaction_lag_ms_max: Some(2),
+            dirty_permille_min: 250,
+            compaction_lag_ms_min: 3,
+            ..read(&[]).unwrap().meant()
+        };
+        assert_eq!(compacted.unwrap().meant(), expected);
     }
 
     #[test]
@@ -271,12 +343,28 @@ mod tests {
             "1",
             "there is no topic setting \"max.mesage.bytes\"; did you mean max.message.bytes?",
         );
-        check_refused("x", "1", "there is no topic setting \"x\"; there are max.message.bytes, streambus.durability");
+        check_refused(
+            "x",
+            "1",
+            "there is no topic setting \"x\"; there are cleanup.policy, delete.retention.ms, \
+             max.compaction.lag.ms, max.message.bytes, min.cleanable.dirty.ratio, min.compaction.lag.ms, \
+             streambus.durability",
+        );
         for value in ["", "-1", "1.5", "2147483648", "1 KiB"] {
             let expected =
                 format!("topic setting max.message.bytes: {value:?} is not a number of bytes from 0 to 2147483647");
             check_refused("max.message.bytes", value, &expected);
         }
+        for value in ["", "-0.1", "1.1", "NaN", "half"] {
+            let expected = format!("topic setting min.cleanable.dirty.ratio: {value:?} is not a number from 0 to 1");
+            check_refused("min.cleanable.dirty.ratio", value, &expected);
+        }
+        check_refused(
+            "delete.retention.ms",
+            "9223372036854775808",
+            "topic setting delete.retention.ms: \"9223372036854775808\" is not a number of milliseconds from 0 to \
+             9223372036854775807",
+        );
         check_refused(
             Durability::SETTING,
             "fast",
