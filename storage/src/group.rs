@@ -356,6 +356,17 @@ pub(crate) fn claimed_log_id(bytes: &[u8]) -> Option<u128> {
     bytes.get(8..24).map(|id| u128::from_le_bytes(array(id, 0)))
 }
 
+/// Whether `bytes` start with the header of a group of this log and file in which only magic, log id or salt are wrong:
+/// damage, and not what an earlier use left behind, for the checksum holds as soon as they are put right.
+pub(crate) fn is_altered_header(bytes: &[u8], log_id: u128, salt: u64) -> bool {
+    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return false };
+    let mut righted = *header;
+    righted[..4].copy_from_slice(&MAGIC);
+    righted[8..24].copy_from_slice(&log_id.to_le_bytes());
+    righted[24..32].copy_from_slice(&salt.to_le_bytes());
+    righted != *header && header_crc(salted(salt), &righted) == u32_at(header, HEADER_CRC_POSITION)
+}
+
 /// A group as read: header and lists proven by their checksum, entries still to be proven one by one.
 pub struct Group<'a> {
     /// Its header.

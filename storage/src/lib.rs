@@ -10,6 +10,8 @@
 //! segments, through the footers that [`segment::Segments`] keeps. Bytes come out as they came in. [`Partition::get`] takes the
 //! same way by key (`get`).
 //!
+//! **Beside it.** [`inspect`] reads the directory of a stopped log, whatever its state, and never writes.
+//!
 //! **Start.** `recovery` reads the manifest and, unless the last stop was clean, the WAL (`wal/replay`).
 //!
 //! `FORMAT.md` specifies every byte on disk.
@@ -23,6 +25,7 @@ mod found;
 mod get;
 pub mod group;
 pub mod index;
+pub mod inspect;
 pub mod journal;
 mod log;
 pub mod manifest;

@@ -26,7 +26,7 @@ use crate::{
     PartitionId,
     group::{self, DIRECTORY_ENTRY_BYTES, Entry, EntryKind, GROUP_ALIGNMENT, HEADER_BYTES, Stamp},
 };
-use name::FileName;
+pub(crate) use name::FileName;
 
 /// A group of edits, or a snapshot and edits, larger than this many bytes is a bug of the caller.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;

@@ -4,15 +4,15 @@
 
 /// A file of a journal, by its name. The highest sequence is the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FileName {
-    pub(super) sequence: u64,
-    pub(super) salt: u64,
-    pub(super) complete: bool,
+pub(crate) struct FileName {
+    pub(crate) sequence: u64,
+    pub(crate) salt: u64,
+    pub(crate) complete: bool,
 }
 
 impl FileName {
     /// Reads a name; `None` for files that are not of the journal with this prefix.
-    pub(super) fn parse(name: &str, prefix: &str) -> Option<Self> {
+    pub(crate) fn parse(name: &str, prefix: &str) -> Option<Self> {
         let rest = name.strip_prefix(prefix)?.strip_prefix('-')?;
         let (numbers, complete) = match rest.strip_suffix(".log") {
             Some(numbers) => (numbers, true),
@@ -23,7 +23,7 @@ impl FileName {
     }
 
     /// The name within the directory, for a journal with this prefix.
-    pub(super) fn with_prefix(self, prefix: &str) -> String {
+    pub(crate) fn with_prefix(self, prefix: &str) -> String {
         let suffix = if self.complete { "log" } else { "tmp" };
         format!("{prefix}-{:016x}-{:016x}.{suffix}", self.sequence, self.salt)
     }

@@ -23,6 +23,7 @@ use std::{
 
 use runtime::{Instant, Notify, Runtime};
 
+pub(crate) use self::files::parse_file_name;
 use self::{files::Files, queue::Queue};
 use crate::{
     error::LogFailed,

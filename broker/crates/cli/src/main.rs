@@ -7,6 +7,7 @@
 mod connect;
 mod consume;
 mod failure;
+mod log;
 mod output;
 mod produce;
 mod serve;
@@ -37,6 +38,7 @@ enum Command {
     Topic(topic::Topic),
     Produce(produce::Produce),
     Consume(consume::Consume),
+    Log(log::Log),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ impl Command {
             Self::Topic(topic) => topic.format(),
             Self::Produce(produce) => produce.format(),
             Self::Consume(consume) => consume.format(),
+            Self::Log(log) => log.format(),
         }
     }
 
@@ -73,6 +76,7 @@ impl Command {
             Self::Topic(topic) => connect::run(topic.run()),
             Self::Produce(produce) => connect::run(produce.run()),
             Self::Consume(consume) => connect::run(consume.run()),
+            Self::Log(log) => log.run(),
         }
     }
 }

@@ -1,0 +1,113 @@
+//! What a path names: a broker's data directory or the directory of one log, and that no broker holds it.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use broker::meta::{self, MetaLog, Snapshot};
+use runtime::Runtime;
+use wire::PartitionId;
+
+use crate::failure::{Failure, Kind};
+
+/// A broker runs at most so many logs.
+const LOGS_MAX: usize = 1024;
+
+/// A directory that was found, locked as long as this lives.
+pub(crate) struct Directory<R: Runtime> {
+    /// The directories of its logs.
+    pub(crate) logs: Vec<PathBuf>,
+    /// The metadata's directory, where there is one.
+    pub(crate) meta: Option<PathBuf>,
+    _lock: Option<R::DirLock>,
+}
+
+/// The metadata, or why it cannot be read.
+pub(crate) struct Metadata {
+    pub(crate) read: Result<Arc<Snapshot>, meta::OpenError>,
+}
+
+impl<R: Runtime> Directory<R> {
+    /// Finds out what lies in `dir`, which no broker may hold.
+    pub(crate) async fn open(rt: &R, dir: &Path) -> Result<Self, Failure> {
+        let lock = lock(rt, dir).await?;
+        Ok(Self { _lock: lock, ..Self::find(rt, dir).await? })
+    }
+
+    /// Finds out what lies in `dir`, whoever works on it.
+    pub(crate) async fn find(rt: &R, dir: &Path) -> Result<Self, Failure> {
+        let names = list(rt, dir).await?;
+        if names.iter().any(|name| name.starts_with("manifest-")) {
+            return Ok(Self { logs: vec![dir.to_owned()], meta: None, _lock: None });
+        }
+        let mut logs = Vec::new();
+        while logs.len() < LOGS_MAX {
+            let log = dir.join(format!("shard-{:03}", logs.len()));
+            match rt.list_dir(&log).await {
+                Ok(_) => logs.push(log),
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(error) => return Err(unreadable(&log, &error)),
+            }
+        }
+        let meta = dir.join("meta");
+        let meta = rt.list_dir(&meta).await.is_ok().then_some(meta);
+        if logs.is_empty() && meta.is_none() {
+            let text = format!("{} holds no data of a broker; give what its setting dir says", dir.display());
+            return Err(Failure::new(Kind::NotFound, text));
+        }
+        Ok(Self { logs, meta, _lock: None })
+    }
+
+    /// Reads the metadata, if there is any.
+    pub(crate) async fn metadata(&self, rt: &R) -> Option<Metadata> {
+        let meta = MetaLog::open(rt, self.meta.as_ref()?).await;
+        Some(Metadata { read: meta.map(|meta| meta.snapshot()) })
+    }
+}
+
+impl Metadata {
+    /// What partitions are called: topic and index.
+    pub(crate) fn names(&self) -> BTreeMap<PartitionId, String> {
+        let Ok(snapshot) = &self.read else { return BTreeMap::new() };
+        let of_topic = |(name, topic): (&meta::TopicName, &Arc<meta::Topic>)| {
+            let named = topic.partitions.iter().enumerate();
+            named.map(|(index, partition)| (partition.id, format!("{name}/{index}"))).collect::<Vec<_>>()
+        };
+        snapshot.topics.iter().flat_map(of_topic).collect()
+    }
+}
+
+/// Refuses what a broker holds: a directory with its lock file, above `path` or at it. Where there is none nobody ever
+/// locked it, and none is made.
+pub(crate) async fn lock<R: Runtime>(rt: &R, path: &Path) -> Result<Option<R::DirLock>, Failure> {
+    // A file of a log lies three levels below the data directory.
+    for dir in path.ancestors().take(4) {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        let has_lock = rt.list_dir(dir).await.is_ok_and(|files| files.iter().any(|file| file.name == "LOCK"));
+        if !has_lock {
+            continue;
+        }
+        return match rt.lock_dir(dir).await {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let text = format!("{} is held by a broker; stop it, or look at a copy", dir.display());
+                Err(Failure::new(Kind::Refused, text))
+            }
+            Err(error) => Err(unreadable(dir, &error)),
+        };
+    }
+    Ok(None)
+}
+
+async fn list<R: Runtime>(rt: &R, dir: &Path) -> Result<Vec<String>, Failure> {
+    let entries = rt.list_dir(dir).await.map_err(|error| unreadable(dir, &error))?;
+    Ok(entries.into_iter().map(|entry| entry.name).collect())
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    let kind = if error.kind() == ErrorKind::NotFound { Kind::NotFound } else { Kind::Failed };
+    Failure::new(kind, format!("cannot read {}: {error}", path.display()))
+}
