@@ -178,6 +178,12 @@ impl Story {
             match rt.random_u64() % 20 {
                 0 => rt.sleep(Duration::from_millis(rt.random_u64() % 2_000)).await,
                 1 => drop(self.model(number).check(&partitions[number], "on the way").await),
+                2 if number < 3 => {
+                    // In the middle of a round, perhaps.
+                    let plain = PartitionSettings { cleanup: PartitionSettings::default().cleanup, ..compacted() };
+                    let settings = if rt.random_u64().is_multiple_of(4) { plain } else { compacted() };
+                    partitions[number].configure(settings);
+                }
                 2..5 => {
                     let key = (rt.random_u64() % u64::from(KEYS)) as u8;
                     self.model(number).check_get(&partitions[number], key, "on the way").await;
@@ -252,7 +258,7 @@ fn stories_with_crashes_end_well() {
     }
     println!("{rounds} rounds, {dropped} records dropped, {duplicates} repeats recognised");
     if std::env::var("STREAMBUS_SEED").is_err() {
-        assert!(rounds > 25 && dropped > 250 && duplicates > 0);
+        assert!(rounds > 10 && dropped > 100 && duplicates > 0);
     }
 }
 

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::{
     Options,
-    by_key::{Keyed, Unkeyed},
+    by_key::{Keyed, Round, Unkeyed},
     pace::Pace,
     strategy::{Input, MergeInputs},
 };
@@ -95,9 +95,11 @@ pub(super) struct OpenInput<R: Runtime> {
 /// What is written together.
 struct Output {
     planned: Planned,
-    /// Segments it may become: one, or for a round several, clean ones and what is left for the next one.
+    /// Segments it may become: one, or for rounds several, clean ones and what is left for the next one.
     segments: usize,
-    is_round: bool,
+    /// One for each partition, or none at all. What was decided when the merge was planned is carried out, whatever the
+    /// partition's settings have become: its batches have to be in the outputs one way or the other.
+    rounds: Vec<Round>,
 }
 
 impl<R: Runtime, K> Merge<R, K>
@@ -189,10 +191,10 @@ where
         for output in &self.outputs {
             let (ids, behind) = rest.split_at(output.segments);
             rest = behind;
-            if output.is_round {
-                written.extend(self.write_round(&output.planned.partitions, dir, ids).await?);
-            } else {
+            if output.rounds.is_empty() {
                 written.extend(self.write(&output.planned, dir, ids[0]).await?);
+            } else {
+                written.extend(self.write_rounds(&output.planned.partitions, &output.rounds, dir, ids).await?);
             }
         }
         Ok(written)
@@ -201,22 +203,24 @@ where
     /// Who is written together: partitions with a round apart from other compacted ones, and these apart from the rest, so
     /// that no round rewrites what it is not about.
     fn divide(&self, sizes: BTreeMap<PartitionId, u64>) -> Vec<Output> {
+        let round = |&partition: &PartitionId| Some((partition, self.keyed.round(partition)?));
+        let rounds: BTreeMap<PartitionId, Round> = sizes.keys().filter_map(round).collect();
         let mut groups: [Vec<(PartitionId, u64)>; 3] = Default::default();
         for (partition, bytes) in sizes {
-            let has_round = self.keyed.round(partition).is_some();
+            let has_round = rounds.contains_key(&partition);
             let group = if has_round { 0 } else { 2 - usize::from(self.keyed.is_compacted(partition)) };
             groups[group].push((partition, bytes));
         }
-        let [rounds, keyed, others] = groups.map(|group| plan(group, &self.options.limits));
-        let output = |is_round| {
-            move |planned: Planned| {
-                // Clean ones, what is left for the next round, and a short one of each.
-                let parts = 2 * (planned.bytes / ROUND_SEGMENT_BYTES + 1) as usize;
-                Output { planned, segments: if is_round { parts } else { 1 }, is_round }
-            }
-        };
-        let copied = keyed.into_iter().chain(others).map(output(false));
-        rounds.into_iter().map(output(true)).chain(copied).collect()
+        let [cleaned, keyed, others] = groups.map(|group| plan(group, &self.options.limits));
+        let cleaned = cleaned.into_iter().map(|planned| {
+            // Clean ones, what is left for the next round, and a short one of each.
+            let segments = 2 * (planned.bytes / ROUND_SEGMENT_BYTES + 1) as usize;
+            let rounds = planned.partitions.iter().map(|partition| rounds[partition]).collect();
+            Output { planned, segments, rounds }
+        });
+        let copied = keyed.into_iter().chain(others);
+        let copied = copied.map(|planned| Output { planned, segments: 1, rounds: Vec::new() });
+        cleaned.chain(copied).collect()
     }
 
     /// Writes one output; nothing is created if nothing of it counts any more.

@@ -22,10 +22,11 @@ impl<R: Runtime, K> Merge<R, K>
 where
     K: Fn(SegmentId, PartitionId) -> Option<Range<u64>>,
 {
-    /// Writes what becomes of `partitions`, one round each, into segments of some of these `ids`.
-    pub(super) async fn write_round(
+    /// Writes what becomes of `partitions`, one of `rounds` each, into segments of some of these `ids`.
+    pub(super) async fn write_rounds(
         &self,
         partitions: &[PartitionId],
+        rounds: &[Round],
         dir: &Path,
         ids: &[SegmentId],
     ) -> Result<Vec<SegmentMeta>, MergeError> {
@@ -34,9 +35,7 @@ where
         let mut latest = LatestOffsets::new(self.log_id(), self.options.key_bytes_max);
         let (clean_ids, rest_ids) = ids.split_at(ids.len() / 2);
         let mut outputs = Outputs { clean: Series::new(CLEAN_LEVEL, clean_ids), rest: Series::new(LEVEL, rest_ids) };
-        for &partition in partitions {
-            // It may have been dropped meanwhile.
-            let Some(round) = self.keyed.round(partition) else { continue };
+        for (&partition, &round) in partitions.iter().zip(rounds) {
             let end = self.learn(partition, &round, &mut learning, &mut latest).await?;
             let mut pass = Pass { merge: self, dir, partition, round, end, latest: &mut latest, outputs: &mut outputs };
             pass.run(&mut copying).await?;
