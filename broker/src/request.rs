@@ -10,7 +10,7 @@ use storage::{Acked, Appended, Offsets, Synced};
 use wire::{PartitionId, TopicId};
 
 use crate::{
-    handler::error::{FetchError, ListOffsetsError, ProduceError},
+    handler::error::{FetchError, GetError, ListOffsetsError, ProduceError},
     meta::TopicSettings,
 };
 
@@ -151,6 +151,9 @@ pub(crate) use wire::api::list_offsets::At;
 
 /// An offset that was looked up, with the timestamp of its record where one was looked for and found.
 pub(crate) type ListedOffset = Result<(u64, Option<i64>), ListOffsetsError>;
+
+/// The last record of a key, unless there is none or it says that the key is deleted.
+pub(crate) type Got = Result<Option<storage::Found>, GetError>;
 
 /// What a partition holds, as its shard knows it.
 #[derive(Clone, Copy, Debug)]

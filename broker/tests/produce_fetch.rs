@@ -17,7 +17,7 @@ use tempfile::tempdir;
 use wire::{
     Durability, ErrorCode, PartitionId,
     api::{
-        Setting, health, list_offsets, list_offsets::At, produce, topic_alter, topic_create, topic_delete,
+        Setting, get, health, list_offsets, list_offsets::At, produce, topic_alter, topic_create, topic_delete,
         topic_describe, topic_list,
     },
     codec::List,
@@ -44,6 +44,39 @@ fn records_come_back_as_they_were_sent() {
             assert_eq!(peer.read_to_end(partition, 1).len(), 2);
         }
     }
+    assert!(broker.stop().is_clean);
+}
+
+#[test]
+fn the_last_record_of_a_key_is_got_from_whichever_shard_has_it() {
+    let dir = tempdir().unwrap();
+    let broker = start(dir.path());
+    let mut peer = Peer::connect(broker.address());
+    let settings = [Setting { key: "cleanup.policy", value: "compact" }];
+    let request = topic_create::Request { name: "keys", partition_count: 4, settings: List::from(&settings) };
+    let created = peer.call(&request);
+    let partitions: Vec<_> = created.message::<topic_create::Response<'_>>().unwrap().partitions.iter().collect();
+    let plain = peer.create_topic("plain", 1, Durability::Durable)[0].0;
+    let ask = |peer: &mut Peer, partition, key: &[u8]| {
+        let answer = peer.call(&get::Request { partition, key });
+        let found = answer
+            .message::<get::Response<'_>>()
+            .map(|got| got.found.map(|found| (found.offset, found.value.to_vec())));
+        found.map_err(|error| match error {
+            ResponseError::Refused { error, .. } => error,
+            malformed => panic!("{malformed}"),
+        })
+    };
+    for placed in &partitions {
+        let partition = placed.partition;
+        assert_eq!(peer.produce_one(partition, &batch(&[b"a", b"b"])), Ok(0));
+        assert_eq!(ask(&mut peer, partition, b"key"), Ok(Some((1, b"b".to_vec()))));
+        assert_eq!(peer.produce_one(partition, &batch(&[b"c"])), Ok(2));
+        assert_eq!(ask(&mut peer, partition, b"key"), Ok(Some((2, b"c".to_vec()))));
+        assert_eq!(ask(&mut peer, partition, b"other"), Ok(None));
+    }
+    assert_eq!(ask(&mut peer, plain, b"key"), Err(ErrorCode::NotCompacted));
+    assert_eq!(ask(&mut peer, PartitionId(999), b"key"), Err(ErrorCode::UnknownPartition));
     assert!(broker.stop().is_clean);
 }
 

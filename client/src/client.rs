@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     request_timeout: Duration,
     /// For records, opened when first needed.
     data: Mutex<FxHashMap<Route, Arc<Connection>>>,
+    /// Topics that keys were asked of, as they were last seen.
+    topics: Mutex<FxHashMap<Arc<str>, Arc<Topic>>>,
 }
 
 /// Whether asking twice does more than asking once.
@@ -169,7 +171,13 @@ impl ClientBuilder {
         };
         let control = Connection::open(target.clone());
         control.ready_at_once(self.connect_timeout * 2 * target.addresses.len() as u32).await?;
-        let inner = Inner { control, target, request_timeout: self.request_timeout, data: Mutex::default() };
+        let inner = Inner {
+            control,
+            target,
+            request_timeout: self.request_timeout,
+            data: Mutex::default(),
+            topics: Mutex::default(),
+        };
         Ok(Client { inner: Arc::new(inner) })
     }
 
@@ -216,9 +224,31 @@ impl Inner {
         self.control.ready(self.request_timeout).await.map(|ready| ready.peer)
     }
 
+    /// What was kept of a topic.
+    pub(crate) fn known_topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.lock().get(name).cloned()
+    }
+
+    /// Keeps what is known of a topic.
+    pub(crate) fn keep_topic(&self, topic: &Arc<Topic>) {
+        self.topics.lock().insert(topic.name.clone(), topic.clone());
+    }
+
     /// Asks over the control connection, again where that is safe, and gives the answer to `read`.
     pub(crate) async fn ask<'m, M: Message<'m>, R>(
         &self,
+        operation: &str,
+        repeat: Repeat,
+        message: &M,
+        read: impl Fn(&Response) -> Result<R, ResponseError>,
+    ) -> Result<R, Error> {
+        self.ask_over(&self.control, operation, repeat, message, read).await
+    }
+
+    /// The same over another connection.
+    pub(crate) async fn ask_over<'m, M: Message<'m>, R>(
+        &self,
+        connection: &Connection,
         operation: &str,
         repeat: Repeat,
         message: &M,
@@ -228,7 +258,7 @@ impl Inner {
         let deadline = connection::now() + self.request_timeout;
         loop {
             let left = deadline.saturating_duration_since(connection::now());
-            let failure = match self.control.call(message, left).await {
+            let failure = match connection.call(message, left).await {
                 Ok(response) => match read(&response) {
                     Ok(answer) => return Ok(answer),
                     Err(error) => self.failure(operation, error),

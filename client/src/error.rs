@@ -264,6 +264,7 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::TopicExists
         | ErrorCode::InvalidTopicName
         | ErrorCode::InvalidConfig
+        | ErrorCode::NotCompacted
         | ErrorCode::InvalidPartitions => ErrorKind::InvalidRequest,
         code if code.is_retriable() => ErrorKind::Retriable,
         _ => ErrorKind::Fatal,

@@ -58,6 +58,7 @@ mod client;
 mod connection;
 mod consumer;
 mod error;
+mod get;
 mod metadata;
 mod producer;
 mod retry;

@@ -142,6 +142,48 @@ async fn a_batch_that_is_too_large_decompressed_stops_its_partition() {
     .await;
 }
 
+#[tokio::test]
+async fn the_last_value_of_a_key_is_got() {
+    bounded(async {
+        let fake = Fake::with_topic(3).await;
+        let client = fake.client().await;
+        let compacted = NewTopic::new("k").partitions(3).setting("cleanup.policy", "compact");
+        client.admin().create_topic(compacted).await.unwrap();
+        let producer = client.producer().topic("k").build().await.unwrap();
+        let headers = [Header { key: b"h", value: Some(b"1") }, Header { key: b"", value: None }];
+        for number in 0..50 {
+            let (key, value) = (format!("key-{}", number % 10), format!("value {number}"));
+            let record = ProducerRecord::value(&value).key(&key).timestamp_ms(number).headers(&headers);
+            producer.send_and_confirm(record).await.unwrap();
+        }
+        producer.send_and_confirm(ProducerRecord::tombstone("key-3")).await.unwrap();
+
+        let found = client.get("k", "key-7").await.unwrap().unwrap();
+        assert_eq!(
+            (text(&found), found.timestamp_ms, found.key.as_deref()),
+            ("value 47".into(), 47, Some(&b"key-7"[..]))
+        );
+        let expected = [(Bytes::from_static(b"h"), Some(Bytes::from_static(b"1"))), (Bytes::new(), None)];
+        assert_eq!(found.headers, expected);
+        let mut consumer = client.consumer().partitions("k", [found.partition]).build().await.unwrap();
+        consumer.seek("k", found.partition, SeekTo::Offset(found.offset)).await.unwrap();
+        assert_eq!(consumer.recv().await.unwrap(), found, "it is the record that a consumer reads there");
+        assert_eq!(client.get("k", "key-3").await.unwrap(), None, "deleted");
+        assert_eq!(client.get("k", "nobody").await.unwrap(), None);
+
+        let refused = client.get("t", "key-7").await.unwrap_err();
+        assert!(matches!(refused, Error::Refused { code: ErrorCode::NotCompacted, .. }), "{refused:?}");
+        assert_eq!(refused.kind(), ErrorKind::InvalidRequest);
+        assert!(matches!(client.get("nope", "k").await.unwrap_err(), Error::UnknownTopic { .. }));
+
+        // Made anew, its partitions have other ids: what was known of it is asked for again.
+        client.admin().delete_topic("k").await.unwrap();
+        client.admin().create_topic(NewTopic::new("k").setting("cleanup.policy", "compact")).await.unwrap();
+        assert_eq!(client.get("k", "key-7").await.unwrap(), None);
+    })
+    .await;
+}
+
 /// Whatever happens to the first attempts, the log has each record once, in order.
 #[tokio::test]
 async fn each_fault_is_retried_to_exactly_one_copy() {

@@ -95,6 +95,7 @@ error_codes! {
     23 StorageFull          retriable "The disk is full up to its reserve: nothing is taken until space is freed."
     24 TimedOut             retriable "The deadline passed first; a batch may still be written, so only an idempotent producer may send it again."
     25 NotLeader            retriable "The partition is led by another node: describe the topic and ask there."
+    26 NotCompacted         fatal     "The topic's `cleanup.policy` does not contain `compact`: its keys are not indexed."
 }
 
 impl ErrorCode {

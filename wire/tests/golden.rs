@@ -9,7 +9,7 @@ use vectors::{VECTORS, bytes_of};
 use wire::{
     Api, Durability, ErrorCode, PartitionId, TopicId,
     api::{
-        Failure, Message, Setting, fetch, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
+        Failure, Message, Setting, fetch, get, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
         topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame, ResponseError},
@@ -384,6 +384,17 @@ fn health() {
     ];
     let response = health::Response { state: health::State::Degraded, shards: (&shards).into() };
     check(&bytes_of("health-v0-response"), 11, response);
+}
+
+#[test]
+fn get() {
+    let request = get::Request { partition: PartitionId(7), key: b"user-7" };
+    check(&bytes_of("get-v0-request"), 14, request);
+    let headers = [get::Header { key: b"trace", value: Some(b"1f") }, get::Header { key: b"", value: None }];
+    let (offset, timestamp_ms) = (4097, NOW_MS + 5);
+    let found = get::Found { offset, timestamp_ms, value: b"signed out", headers: (&headers).into() };
+    check(&bytes_of("get-v0-response"), 14, get::Response { found: Some(found) });
+    check(&bytes_of("get-v0-response-nothing"), 14, get::Response { found: None });
 }
 
 #[test]

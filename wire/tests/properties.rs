@@ -87,6 +87,7 @@ fn is_message(bytes: &[u8]) -> bool {
         Api::Produce => reads_as::<produce::Response<'_>>(&frame),
         Api::Fetch => reads_as::<fetch::Response<'_>>(&frame),
         Api::ListOffsets => reads_as::<list_offsets::Response<'_>>(&frame),
+        Api::Get => reads_as::<get::Response<'_>>(&frame),
         Api::TopicCreate => reads_as::<topic_create::Response<'_>>(&frame),
         Api::TopicDelete => reads_as::<topic_delete::Response>(&frame),
         Api::TopicList => reads_as::<topic_list::Response<'_>>(&frame),

@@ -47,6 +47,23 @@ pub(crate) enum FetchError {
     Busy,
 }
 
+/// Why a key was not looked up.
+#[derive(Debug, Error)]
+pub(crate) enum GetError {
+    /// No partition of this id.
+    #[error("there is no such partition: its topic was deleted, or never was")]
+    UnknownPartition,
+    /// Its keys are not indexed, and to walk through everything is what Fetch is for.
+    #[error("the topic is not compacted: set its cleanup.policy to compact, or read it")]
+    NotCompacted,
+    /// The log could not give it.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// No memory came free in time, or the way to the partition's shard is full.
+    #[error("the server is busy; nothing was looked up")]
+    Busy,
+}
+
 /// Why an offset was not found.
 pub(crate) type ListOffsetsError = FetchError;
 
@@ -71,6 +88,18 @@ impl FetchError {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::UnknownPartition => ErrorCode::UnknownPartition,
+            Self::Read(error) => read_code(error),
+            Self::Busy => ErrorCode::Busy,
+        }
+    }
+}
+
+impl GetError {
+    /// What the client is told.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownPartition => ErrorCode::UnknownPartition,
+            Self::NotCompacted => ErrorCode::NotCompacted,
             Self::Read(error) => read_code(error),
             Self::Busy => ErrorCode::Busy,
         }

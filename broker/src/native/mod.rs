@@ -1,10 +1,11 @@
 //! The native protocol on one connection: frames to requests and answers to frames.
 //!
-//! Produce and Fetch are begun in the connection's own task, in the order of the frames: an append must not be overtaken
-//! by the next one, and a fetch of what is in memory is answered without waiting. Everything else, and a fetch that
+//! Produce, Fetch and Get are begun in the connection's own task, in the order of the frames: an append must not be
+//! overtaken by the next one, and what is in memory is answered without waiting. Everything else, and a fetch or get that
 //! waits, becomes a task.
 
 mod fetch;
+mod get;
 mod hello;
 mod large;
 mod list_offsets;
@@ -18,7 +19,7 @@ use std::rc::Rc;
 use futures_lite::future;
 use runtime::{Instant, Runtime};
 use wire::{
-    ErrorCode,
+    ErrorCode, PartitionId,
     api::{Message, Request},
     frame::{self, Corrupt, Decoded, Frame},
     header::{HEADER_BYTES, Header as _, RequestHeader},
@@ -147,6 +148,7 @@ impl<R: Runtime> Session<R> {
                     move |out: &mut Answer<'_>| list_offsets::encode(out, &queries, &found)
                 });
             }
+            Request::Get(request) => self.get(to, request.partition, request.key.to_vec()).await,
             Request::InitProducer(_) => self.start(to, |shard| async move {
                 let producer_id = handler::init_producer::init_producer(&shard).await;
                 move |out: &mut Answer<'_>| hello::encode_producer(out, producer_id)
@@ -219,6 +221,38 @@ impl<R: Runtime> Session<R> {
         });
         if future::poll_once(&mut fetching).await.is_none() {
             self.shard.start(fetching);
+        }
+    }
+
+    /// Answers from memory at once, or parks a task. A value may be as long as a batch: so much is taken for it meanwhile.
+    async fn get(&mut self, to: ReplyTo, partition: PartitionId, key: Vec<u8>) {
+        let (shard, outbox) = (Rc::clone(&self.shard), Rc::clone(&self.outbox));
+        let mut getting = Box::pin(async move {
+            let limits = shard.limits();
+            let (bytes, wait_max) = (limits.batch_bytes_max.min(limits.in_flight_bytes_max()), limits.produce_wait_max);
+            let taken = async {
+                shard.budget.take(bytes).await;
+                true
+            };
+            let over = async {
+                shard.rt.sleep(wait_max).await;
+                false
+            };
+            let is_taken = future::or(taken, over).await;
+            let got = match is_taken {
+                true => handler::get::get(&shard, partition, key).await,
+                false => Err(handler::error::GetError::Busy),
+            };
+            outbox.answer_aside(to, |out, frame_bytes_max| {
+                get::encode(&mut Answer { out, to, frame_bytes_max }, &got);
+                false
+            });
+            if is_taken {
+                shard.budget.give_back(bytes);
+            }
+        });
+        if future::poll_once(&mut getting).await.is_none() {
+            self.shard.start(getting);
         }
     }
 

@@ -7,7 +7,10 @@ use runtime::Runtime;
 use storage::{Offsets, PartitionSettings, ReadError};
 
 pub(crate) use self::append::Append;
-use crate::request::{FetchedBatches, PartitionStatus};
+use crate::{
+    handler::error::GetError,
+    request::{FetchedBatches, Got, PartitionStatus},
+};
 
 /// A partition this shard leads. A clone is another handle to it.
 pub(crate) struct Partition<R: Runtime> {
@@ -57,6 +60,14 @@ impl<R: Runtime> Partition<R> {
     /// The first record with this timestamp or a later one: its offset and timestamp.
     pub(crate) async fn offset_at(&self, timestamp_ms: i64) -> Result<Option<(u64, i64)>, ReadError> {
         self.stored.offset_at(timestamp_ms).await
+    }
+
+    /// The last record of a key, of a compacted partition.
+    pub(crate) async fn get(&self, key: &[u8]) -> Got {
+        if !self.stored.settings().cleanup.compact {
+            return Err(GetError::NotCompacted);
+        }
+        Ok(self.stored.get(key).await?)
     }
 
     /// What it holds.

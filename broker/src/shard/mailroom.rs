@@ -12,7 +12,7 @@ use runtime::{
 
 use super::{Shard, mesh::Message, metadata, start::Order};
 use crate::{
-    handler::{fetch, health, list_offsets, produce::Arrivals},
+    handler::{fetch, get, health, list_offsets, produce::Arrivals},
     server::connection,
 };
 
@@ -47,6 +47,12 @@ fn handle<R: Runtime>(shard: &Rc<Shard<R>>, arrivals: &Arrivals, orders: &Sender
             let own = own();
             shard.start(async move {
                 let _ = reply.try_send(list_offsets::list_here(&own, &queries).await);
+            });
+        }
+        Message::Get { partition, key, reply } => {
+            let own = own();
+            shard.start(async move {
+                let _ = reply.try_send(get::get_here(&own, partition, &key).await);
             });
         }
         Message::Describe { partitions, reply } => {

@@ -16,7 +16,7 @@ use crate::{
     handler::{error::TopicError, health::ShardHealth, list_offsets::Query, produce::Bundle},
     meta::Snapshot,
     metrics::Reading,
-    request::{Fetched, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Topic, TopicChange},
+    request::{Fetched, Got, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Topic, TopicChange},
     server::connection::Arrival,
     shard::start::Order,
 };
@@ -44,6 +44,8 @@ pub(crate) enum Message<R: Runtime> {
     Watch { positions: Vec<(PartitionId, u64)>, given_up: Inbox<()>, reply: Reply<()> },
     /// Look up these places.
     ListOffsets { queries: Vec<Query>, reply: Reply<Vec<ListedOffset>> },
+    /// Look up this key.
+    Get { partition: PartitionId, key: Vec<u8>, reply: Reply<Got> },
     /// Say what these partitions hold.
     Describe { partitions: Vec<PartitionId>, reply: Reply<Vec<Option<PartitionStatus>>> },
     /// To shard 0: create a topic.

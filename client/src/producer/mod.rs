@@ -23,6 +23,7 @@ use tokio::{
 };
 use wire::api::init_producer;
 
+pub(crate) use self::partitioner::keyed as partition_of_key;
 use self::{
     accumulator::{Accumulator, Limits},
     partitioner::Partitioner,

@@ -48,7 +48,7 @@ impl Partitioner {
 
 /// The partition of a key among `partition_count`.
 #[inline]
-fn keyed(key: &[u8], partition_count: u32) -> u32 {
+pub(crate) fn keyed(key: &[u8], partition_count: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partition_count
 }
 

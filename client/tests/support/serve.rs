@@ -13,12 +13,13 @@ use tokio::{
 use wire::{
     Durability, ErrorCode, PartitionId,
     api::{
-        Message, Request, Setting, fetch, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
+        Message, Request, Setting, fetch, get, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
         topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame},
     header::RequestHeader,
     protocol::{PREFACE_BYTES, preface},
+    record::Batch,
 };
 
 use super::{Fault, Shared, State};
@@ -187,6 +188,10 @@ impl Connection {
                 state.count("Hello");
                 self.shard = request.shard;
                 say_hello(header, &state)
+            }
+            Request::Get(request) => {
+                state.count("Get");
+                get(header, &state, request)
             }
             Request::InitProducer(_) => {
                 state.next_producer += 1;
@@ -381,6 +386,27 @@ fn list_offsets(header: RequestHeader, state: &State, request: list_offsets::Req
     };
     let rows: Vec<_> = request.partitions.iter().map(found).collect();
     encode(header, &list_offsets::Response { partitions: (&rows).into() })
+}
+
+fn get(header: RequestHeader, state: &State, request: get::Request<'_>) -> Vec<u8> {
+    let Some(log) = state.logs.get(&request.partition) else {
+        return refuse(header, ErrorCode::UnknownPartition);
+    };
+    let compacted = |topic: &super::Topic| topic.settings.iter().any(|(name, _)| name == "cleanup.policy");
+    if !state.topics.values().any(|topic| topic.partitions.contains(&request.partition) && compacted(topic)) {
+        return refuse(header, ErrorCode::NotCompacted);
+    }
+    let mut buffer = Vec::new();
+    for placed in log.batches.iter().rev() {
+        let batch = Batch::parse_one(&placed.bytes).unwrap();
+        let records = batch.records_decompressed(1 << 20, &mut buffer).unwrap().map(Result::unwrap);
+        let Some(last) = records.filter(|record| record.key == Some(request.key)).last() else { continue };
+        let headers: Vec<_> = last.headers.map(|header| get::Header { key: header.key, value: header.value }).collect();
+        let (offset, timestamp_ms) = (last.offset, last.timestamp_ms);
+        let found = last.value.map(|value| get::Found { offset, timestamp_ms, value, headers: (&headers).into() });
+        return encode(header, &get::Response { found });
+    }
+    encode(header, &get::Response { found: None })
 }
 
 fn create(header: RequestHeader, state: &mut State, request: topic_create::Request<'_>) -> Vec<u8> {

@@ -5,7 +5,7 @@
 
 use wire::{
     api::{
-        Failure, Message, Request, fetch, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
+        Failure, Message, Request, fetch, get, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
         topic_create, topic_delete, topic_describe, topic_list,
     },
     codec::Writer,
@@ -80,6 +80,7 @@ pub fn request_decoded(bytes: &[u8]) {
         Ok(Request::TopicDescribe(request)) => encodes_to(&request, body),
         Ok(Request::Stats(request)) => encodes_to(&request, body),
         Ok(Request::Health(request)) => encodes_to(&request, body),
+        Ok(Request::Get(request)) => encodes_to(&request, body),
     }
 }
 
@@ -97,6 +98,7 @@ pub fn response_decoded(body: &[u8]) {
     reads_as::<topic_describe::Response<'_>>(body);
     reads_as::<stats::Response<'_>>(body);
     reads_as::<health::Response<'_>>(body);
+    reads_as::<get::Response<'_>>(body);
     if let Ok(failure) = Failure::decode(body) {
         assert_eq!(failure.reason.len() + 2, body.len());
     }

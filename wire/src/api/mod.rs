@@ -12,6 +12,7 @@ use crate::{
 };
 
 pub mod fetch;
+pub mod get;
 pub mod health;
 pub mod hello;
 pub mod init_producer;
@@ -95,6 +96,7 @@ apis! {
     10 Stats         0..=0, stats::Request;
     11 Health        0..=0, health::Request;
     12 TopicAlter    0..=0, topic_alter::Request<'a>;
+    14 Get           0..=0, get::Request<'a>;
 }
 
 impl Api {

@@ -99,9 +99,11 @@ impl From<io::Error> for Failure {
 fn kind_of(code: ErrorCode) -> Kind {
     match code {
         ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => Kind::NotFound,
-        ErrorCode::InvalidTopicName | ErrorCode::InvalidConfig | ErrorCode::InvalidPartitions | ErrorCode::TooLarge => {
-            Kind::Usage
-        }
+        ErrorCode::InvalidTopicName
+        | ErrorCode::InvalidConfig
+        | ErrorCode::NotCompacted
+        | ErrorCode::InvalidPartitions
+        | ErrorCode::TooLarge => Kind::Usage,
         ErrorCode::TopicExists
         | ErrorCode::NotAuthorized
         | ErrorCode::Unauthenticated

@@ -7,11 +7,13 @@
 mod connect;
 mod consume;
 mod failure;
+mod get;
 mod log;
 mod output;
 mod produce;
 mod serve;
 mod settings;
+mod told;
 mod topic;
 
 use std::{process, process::ExitCode, thread, time::Instant};
@@ -38,6 +40,7 @@ enum Command {
     Topic(topic::Topic),
     Produce(produce::Produce),
     Consume(consume::Consume),
+    Get(get::Get),
     Log(log::Log),
 }
 
@@ -62,6 +65,7 @@ impl Command {
             Self::Topic(topic) => topic.format(),
             Self::Produce(produce) => produce.format(),
             Self::Consume(consume) => consume.format(),
+            Self::Get(get) => get.format(),
             Self::Log(log) => log.format(),
         }
     }
@@ -76,6 +80,7 @@ impl Command {
             Self::Topic(topic) => connect::run(topic.run()),
             Self::Produce(produce) => connect::run(produce.run()),
             Self::Consume(consume) => connect::run(consume.run()),
+            Self::Get(get) => connect::run(get.run()),
             Self::Log(log) => log.run(),
         }
     }

@@ -49,6 +49,27 @@ fn compressed_records_come_out_as_they_went_in() {
 }
 
 #[test]
+fn the_last_value_of_a_key_is_got() {
+    let dir = scratch();
+    let broker = Served::start(dir.path());
+    broker.ok(&["topic", "create", "users", "-p", "3", "--set", "cleanup.policy=compact"], "");
+    let written: String = (0..300).map(|number| format!("user-{}:seen {number}\n", number % 100)).collect();
+    let told = json_lines(&broker.ok(&["produce", "users", "-k", ":", "-z", "lz4", "-o", "json"], &written));
+    assert_eq!(broker.ok(&["get", "users", "user-42"], ""), "seen 242\n");
+    let found = &json_lines(&broker.ok(&["get", "users", "user-42", "-o", "json"], ""))[0];
+    assert_eq!((&found["key"], &found["value"]), (&"user-42".into(), &"seen 242".into()));
+    assert_eq!((&found["partition"], &found["offset"]), (&told[242]["partition"], &told[242]["offset"]));
+    broker.fails(&["get", "users", "nobody"], 3, &["users", "nobody"]);
+    broker.fails(&["get", "nowhere", "user-42"], 3, &["nowhere"]);
+    broker.ok(&["topic", "create", "plain"], "");
+    broker.fails(&["get", "plain", "user-42"], 2, &["NotCompacted", "cleanup.policy"]);
+
+    assert_eq!(broker.end(Signal::TERM), Some(0));
+    let broker = Served::start(dir.path());
+    assert_eq!(broker.ok(&["get", "users", "user-99"], ""), "seen 299\n", "from a segment");
+}
+
+#[test]
 fn json_says_it_all() {
     let dir = scratch();
     let broker = Served::start(dir.path());
