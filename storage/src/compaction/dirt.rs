@@ -2,7 +2,8 @@
 //!
 //! The one hard idea: a round has to take all of a partition from its start, or a tombstone could go while something older
 //! under its key stays. Small partitions share segments, so one of them brings along all that shares with it, and these
-//! what they need; a large one is on its own.
+//! what they need; a large one is on its own. Those who go together are worth it together: one dirty partition among
+//! thousands does not have all of them rewritten, unless it is overdue.
 
 use std::collections::BTreeSet;
 
@@ -58,9 +59,46 @@ pub fn pick(segments: &[SegmentMeta], candidates: &[Candidate]) -> Option<Job> {
     let is_whole =
         |candidate: &&Candidate| candidate.held.iter().all(|held| segments[held.segment].location != Location::Remote);
     let candidates: Vec<_> = candidates.iter().filter(is_whole).collect();
-    let due = candidates.iter().filter_map(|candidate| Some((candidate.urgency(segments)?, *candidate)));
-    let (_, dirtiest) = due.max_by_key(|(urgency, candidate)| (*urgency, std::cmp::Reverse(candidate.partition)))?;
-    Some(dirtiest.job(segments, &candidates))
+    let due = candidates.iter().map(|candidate| (candidate.dirt(segments), *candidate));
+    let mut due: Vec<_> = due.filter(|(dirt, candidate)| dirt.is_due(candidate)).collect();
+    due.sort_by_key(|(dirt, candidate)| (std::cmp::Reverse(dirt.permille()), candidate.partition));
+    // Who goes together is looked at once.
+    let mut not_worth_it = BTreeSet::new();
+    for (dirt, candidate) in due {
+        if not_worth_it.contains(&candidate.partition) && !dirt.is_overdue {
+            continue;
+        }
+        let job = candidate.job(segments, &candidates);
+        let together = candidates.iter().filter(|other| job.partitions.contains(&other.partition));
+        let together = together.fold(Dirt { is_overdue: dirt.is_overdue, ..Dirt::default() }, |sum, other| {
+            let Dirt { dirty_bytes, bytes, .. } = other.dirt(segments);
+            Dirt { dirty_bytes: sum.dirty_bytes + dirty_bytes, bytes: sum.bytes + bytes, ..sum }
+        });
+        if together.is_due(candidate) {
+            return Some(job);
+        }
+        not_worth_it.extend(job.partitions);
+    }
+    None
+}
+
+/// How dirty a partition is, or several are together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Dirt {
+    dirty_bytes: u64,
+    bytes: u64,
+    is_overdue: bool,
+}
+
+impl Dirt {
+    /// Thousandths of the bytes that are dirty.
+    fn permille(&self) -> u64 {
+        (u128::from(self.dirty_bytes) * 1_000 / u128::from(self.bytes.max(1))) as u64
+    }
+
+    fn is_due(&self, candidate: &Candidate) -> bool {
+        self.dirty_bytes > 0 && (self.is_overdue || self.permille() >= candidate.dirty_permille_min.into())
+    }
 }
 
 impl Candidate {
@@ -73,18 +111,14 @@ impl Candidate {
         self.held.iter().take_while(|held| is_eligible(held)).count()
     }
 
-    /// Thousandths of the bytes that are dirty, if a round is due.
-    fn urgency(&self, segments: &[SegmentMeta]) -> Option<u64> {
+    fn dirt(&self, segments: &[SegmentMeta]) -> Dirt {
         let eligible = &self.held[..self.eligible(segments)];
         let dirty = || eligible.iter().filter(|held| !is_clean(&segments[held.segment]));
-        let dirty_bytes: u64 = dirty().map(|held| held.bytes).sum();
-        let bytes: u64 = eligible.iter().map(|held| held.bytes).sum();
-        if dirty_bytes == 0 {
-            return None;
+        Dirt {
+            dirty_bytes: dirty().map(|held| held.bytes).sum(),
+            bytes: eligible.iter().map(|held| held.bytes).sum(),
+            is_overdue: dirty().any(|held| self.overdue_before.is_some_and(|before| held.timestamp_first < before)),
         }
-        let permille = (u128::from(dirty_bytes) * 1_000 / u128::from(bytes)) as u64;
-        let is_overdue = dirty().any(|held| self.overdue_before.is_some_and(|before| held.timestamp_first < before));
-        (is_overdue || permille >= self.dirty_permille_min.into()).then_some(permille)
     }
 
     fn job(&self, segments: &[SegmentMeta], candidates: &[&Self]) -> Job {
@@ -235,7 +269,7 @@ mod tests {
     #[test]
     fn who_shares_a_segment_goes_along_with_all_of_its_own() {
         let segments = vec![
-            segment(2, &[(3, 90)]),
+            segment(2, &[(3, 20)]),
             segment(0, &[(7, 100)]),
             segment(0, &[(1, 10), (2, 10)]),
             segment(1, &[(2, 10), (3, 1), (5, 7)]),
@@ -243,6 +277,18 @@ mod tests {
         ];
         let candidates = candidates(&segments, &[1, 2, 3]);
         assert_eq!(picked(&segments, &candidates), Some((vec![0, 2, 3], vec![1], vec![1, 2, 3])));
+    }
+
+    #[test]
+    fn one_dirty_partition_among_many_waits_for_them_unless_it_is_overdue() {
+        let segments = vec![segment(2, &[(1, 1), (2, 100)]), segment(0, &[(1, 10), (2, 10)]), segment(0, &[(3, 1)])];
+        let mut all = candidates(&segments, &[1, 2]);
+        assert_eq!(picked(&segments, &all), None);
+        all.extend(candidates(&segments, &[3]));
+        assert_eq!(picked(&segments, &all), Some((vec![2], vec![], vec![3])), "others are not held up");
+        all.pop();
+        all[0].overdue_before = Some(101);
+        assert_eq!(picked(&segments, &all), Some((vec![0, 1], vec![], vec![1, 2])));
     }
 
     #[test]
