@@ -49,9 +49,12 @@ impl<R: Runtime> Check<'_, R> {
             batches_end = span.end;
             self.check_partition(base_offset, span, next_offset).await;
         }
-        // The zeros behind the last batch.
-        if batches_end < footer_position {
-            self.read(batches_end..footer_position).await;
+        // What lies behind the last batch: key tables and zeros.
+        let mut position = batches_end;
+        while position < footer_position {
+            let end = self.reader.read_limit(position, usize::MAX).min(footer_position);
+            self.read(position..end).await;
+            position = end;
         }
         let blocks = footer_position.div_ceil(BLOCK_BYTES as u64);
         self.verified.blocks += blocks - self.damaged.len() as u64;

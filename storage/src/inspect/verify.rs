@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use runtime::Runtime;
 
-use super::{InspectError, Verified, journal, segment, wal::Wal};
+use super::{Finding, InspectError, Severity, Verified, journal, segment, wal::Wal};
 use crate::{
     PartitionId,
     group::{Entry, EntryKind},
@@ -58,6 +58,7 @@ fn verify_order(wal: &Wal, state: &State, verified: &mut Verified) {
     let mut ends: BTreeMap<PartitionId, u64> =
         state.partitions.iter().map(|(&id, partition)| (id, partition.flushed_end)).collect();
     let mut dropped = state.dropped.clone();
+    let mut misfits: Vec<(PartitionId, u64, Finding)> = Vec::new();
     for (file, group) in wal.live(state) {
         for Entry { kind, partition, base_offset, next_offset, .. } in &group.entries {
             if dropped.get(partition).is_some_and(|&lsn| group.lsn <= lsn) {
@@ -72,19 +73,27 @@ fn verify_order(wal: &Wal, state: &State, verified: &mut Verified) {
                     let is_refused = known.is_some_and(|known| known.refused.is_some());
                     if *base_offset != end && !is_refused {
                         let problem = format!("partition {partition} goes on at offset {base_offset}, {end} expected");
-                        verified.damage(&file.path, Some(group.position), problem);
+                        let (file, position) = (file.path.clone(), Some(group.position));
+                        let finding = Finding { severity: Severity::Damage, file, position, problem };
+                        misfits.push((*partition, end, finding));
                     }
                     ends.insert(*partition, *next_offset);
                 }
-                EntryKind::Truncate => drop(ends.insert(*partition, *next_offset)),
+                EntryKind::Truncate => {
+                    ends.insert(*partition, *next_offset);
+                    // The manifest may know of it already: what lies in front of it in the WAL is void.
+                    misfits.retain(|(of, end, _)| of != partition || end < next_offset);
+                }
                 EntryKind::Drop => {
                     ends.remove(partition);
+                    misfits.retain(|(of, ..)| of != partition);
                     dropped.insert(*partition, group.lsn);
                 }
                 EntryKind::LogStart | EntryKind::Reserve | EntryKind::Marker | EntryKind::Edit => {}
             }
         }
     }
+    verified.findings.extend(misfits.into_iter().map(|(.., finding)| finding));
 }
 
 async fn verify_segments<R: Runtime>(
