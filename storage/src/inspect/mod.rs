@@ -1,7 +1,7 @@
 //! Looks into the directory of a stopped log, sound or damaged, and never writes.
 //!
 //! - [`verify_log`], [`verify_journal`]: every checksum, and what fits together; damage is named by file and position;
-//! - [`survey`]: what there is: files, segments, partitions and their offsets;
+//! - [`survey()`]: what there is: files, segments, partitions and their offsets;
 //! - [`dump_file`], [`dump_partition`]: groups, entries and batches as they lie.
 //!
 //! The one hard idea: recovery decides, these only tell. They read the same bytes with code of their own where recovery
