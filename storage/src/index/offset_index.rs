@@ -1,10 +1,10 @@
 //! Offset to position, sparse: one entry an interval of batches.
 //!
 //! The one hard idea: offsets grow almost evenly with bytes, so a straight line through the first and the last entry
-//! lands on the right one or near it. A lookup looks there, then searches around it, and widens only when it missed; it
-//! touches a cache line or two where a binary search over everything touches a dozen.
+//! lands near the right one, and from there the same slope leads to within a few entries of it. What is left are sixteen
+//! neighbours, which are compared all at once: no step waits for the one before, and no branch depends on what is found.
 
-use std::{hint::select_unpredictable, ops::Range};
+use std::hint::select_unpredictable;
 
 /// Length of an encoded entry in bytes: offset, then position, 64 bits each, little-endian.
 pub const ENTRY_BYTES: usize = 16;
@@ -13,8 +13,8 @@ pub const ENTRY_BYTES: usize = 16;
 /// to be walked is therefore shorter than this, or one batch.
 pub const INTERVAL_BYTES: u64 = 8 * 1024;
 
-/// How many times further the search goes around the guess each time it missed.
-const WIDENING: usize = 32;
+/// So many neighbours are compared with what is looked for.
+const WINDOW: usize = 16;
 
 /// Where a batch lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub struct Entry {
 pub struct OffsetIndex<'a> {
     entries: &'a [[u8; ENTRY_BYTES]],
     first_offset: u64,
-    /// Slope of the line, as a fraction of 2^64.
-    entries_per_offset: u64,
+    /// Slope of the line, as a fraction of 2^63.
+    entries_per_offset: i64,
 }
 
 impl<'a> OffsetIndex<'a> {
@@ -44,7 +44,7 @@ impl<'a> OffsetIndex<'a> {
         let offsets = last_offset.saturating_sub(first_offset).max(1);
         // Never above 1, as no two entries have the same offset; the conversion saturates.
         let slope = entries.len().saturating_sub(1) as f64 / offsets as f64;
-        Self { entries, first_offset, entries_per_offset: (slope * 2f64.powi(64)) as u64 }
+        Self { entries, first_offset, entries_per_offset: (slope * 2f64.powi(63)) as i64 }
     }
 
     /// Number of entries.
@@ -71,16 +71,16 @@ impl<'a> OffsetIndex<'a> {
         if self.entries.is_empty() || offset < self.first_offset {
             return None;
         }
-        let guess = (u128::from(offset - self.first_offset) * u128::from(self.entries_per_offset)) >> 64;
-        let guess = (guess as usize).min(self.entries.len() - 1);
-        let mut reach = 0;
-        loop {
-            let around = guess.saturating_sub(reach)..(guess + 1 + reach).min(self.entries.len());
-            if self.encloses(&around, offset) {
-                return Some(self.floor_in(around, offset));
-            }
-            reach = (reach + 1) * WIDENING;
-        }
+        let last = self.entries.len() - 1;
+        let guess = self.steps(offset.wrapping_sub(self.first_offset)).clamp(0, last as i64) as usize;
+        let off_by = self.steps(offset.wrapping_sub(offset_of(&self.entries[guess])));
+        let guess = (guess as i64).saturating_add(off_by).clamp(0, last as i64) as usize;
+        let start = guess.saturating_sub(WINDOW / 2).min(self.entries.len().saturating_sub(WINDOW));
+        let Some(window) = self.entries[start..].first_chunk::<WINDOW>() else { return Some(self.search(offset)) };
+        let at_or_below: usize = window.iter().map(|entry| usize::from(offset_of(entry) <= offset)).sum();
+        let starts_below = at_or_below > 0 || start == 0;
+        let ends_above = at_or_below < WINDOW || start + WINDOW == self.entries.len();
+        if starts_below && ends_above { Some(start + at_or_below.max(1) - 1) } else { Some(self.search(offset)) }
     }
 
     /// Number of the first entry at or above `offset`; the number of entries when all lie below it.
@@ -97,27 +97,24 @@ impl<'a> OffsetIndex<'a> {
         self.entries.partition_point(|entry| position_of(entry) <= position)
     }
 
-    /// Whether the entry looked for is one of `numbers`.
+    /// How many entries lie on so many offsets, which may be negative, by the slope.
     #[inline]
-    fn encloses(&self, numbers: &Range<usize>, offset: u64) -> bool {
-        let starts_below = numbers.start == 0 || offset_of(&self.entries[numbers.start]) <= offset;
-        let ends_above = numbers.end == self.entries.len() || offset < offset_of(&self.entries[numbers.end]);
-        starts_below && ends_above
+    fn steps(&self, offsets: u64) -> i64 {
+        ((i128::from(offsets.cast_signed()) * i128::from(self.entries_per_offset)) >> 63) as i64
     }
 
-    /// Halves `numbers`, whose first is not above `offset`, without a branch on what it finds: which way a random lookup
-    /// goes is a coin toss, and a mispredicted branch costs more than all the rest.
-    #[inline]
-    fn floor_in(&self, numbers: Range<usize>, offset: u64) -> usize {
-        let entries = &self.entries[numbers.clone()];
-        let (mut floor, mut len) = (0, entries.len());
+    /// Finds what the slope did not: halves all entries, the first of which is not above `offset`. Which way a lookup goes
+    /// is a coin toss, so there is no branch on it: a mispredicted one costs more than all the rest.
+    #[cold]
+    fn search(&self, offset: u64) -> usize {
+        let (mut floor, mut len) = (0, self.entries.len());
         while len > 1 {
             let half = len / 2;
             let middle = floor + half;
-            floor = select_unpredictable(offset_of(&entries[middle]) <= offset, middle, floor);
+            floor = select_unpredictable(offset_of(&self.entries[middle]) <= offset, middle, floor);
             len -= half;
         }
-        numbers.start + floor
+        floor
     }
 }
 
