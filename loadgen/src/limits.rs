@@ -43,6 +43,8 @@ pub(crate) struct Limits {
     pub(crate) odsync_1mib_bytes_per_s: Option<f64>,
     /// Two writers of 1 MiB at a time, without `O_DSYNC`.
     pub(crate) disk_bytes_per_s: Option<f64>,
+    /// One reader of 1 MiB at a time, front to back, past the page cache.
+    pub(crate) disk_read_bytes_per_s: Option<f64>,
     /// One TCP stream over loopback.
     pub(crate) loopback_bytes_per_s: f64,
     /// The core that takes the disk's interrupts.
@@ -65,6 +67,7 @@ impl Limits {
             t_sync_us: Some(t_sync),
             odsync_1mib_bytes_per_s: Some(disk.rate(1, OFlags::DSYNC)?),
             disk_bytes_per_s: Some(disk.rate(2, OFlags::empty())?),
+            disk_read_bytes_per_s: Some(disk.read_rate()?),
             disk_interrupt_core,
             ..network
         })
@@ -104,7 +107,13 @@ impl<'a> Disk<'a> {
     fn open(&self, index: usize, flags: OFlags) -> io::Result<File> {
         let path = self.dir.join(format!("limits-{index}"));
         let open = |flags: OFlags| {
-            OpenOptions::new().write(true).create(true).truncate(false).custom_flags(flags.bits() as i32).open(&path)
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(flags.bits() as i32)
+                .open(&path)
         };
         open(flags | OFlags::DIRECT).or_else(|_| open(flags))
     }
@@ -118,6 +127,18 @@ impl<'a> Disk<'a> {
             position = (position + BLOCK_BYTES as u64) % FILE_BYTES;
             Ok(())
         })
+    }
+
+    /// Bytes a second of one reader.
+    fn read_rate(&self) -> io::Result<f64> {
+        let file = self.open(0, OFlags::empty())?;
+        let mut buffer = Aligned::new(MIB);
+        let (start, mut read) = (Instant::now(), 0);
+        while start.elapsed() < MEASURE {
+            file.read_exact_at(buffer.bytes_mut(), read % FILE_BYTES)?;
+            read += MIB as u64;
+        }
+        Ok(read as f64 / start.elapsed().as_secs_f64())
     }
 
     /// Bytes a second of so many writers.
@@ -167,6 +188,10 @@ impl Aligned {
 
     fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.len]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
     }
 }
 

@@ -84,6 +84,9 @@ pub(crate) fn drive(run: &Arc<Run>, broker: Option<&BrokerThreads>) -> Result<Ou
     drop(ready);
     wait_for_all(&readiness, consumers.len() + producers.len())?;
     run.start();
+    if scenario.consume_only {
+        run.end_reading_at(ends(run, &[])?);
+    }
 
     let mut watch = Watch::new(run, broker);
     let produced = join(run, &mut watch, producers)?;
@@ -249,12 +252,19 @@ impl<'a> Watch<'a> {
         if now_ns >= self.measured.start && self.cpu_before_ns.is_none() {
             self.cpu_before_ns = self.broker.and_then(BrokerThreads::cpu_ns);
         }
-        if now_ns >= self.measured.end && self.cpu_after_ns.is_none() {
-            self.cpu_after_ns = self.broker.and_then(BrokerThreads::cpu_ns);
-            self.rss_bytes = self.broker.and_then(BrokerThreads::rss_bytes);
+        if now_ns >= self.measured.end {
+            self.take_usage();
         }
         if now_ns >= self.told_ns + PROGRESS_NS {
             self.tell(run, now_ns);
+        }
+    }
+
+    /// What the broker used until now, once.
+    fn take_usage(&mut self) {
+        if self.cpu_after_ns.is_none() {
+            self.cpu_after_ns = self.broker.and_then(BrokerThreads::cpu_ns);
+            self.rss_bytes = self.broker.and_then(BrokerThreads::rss_bytes);
         }
     }
 
@@ -273,8 +283,9 @@ impl<'a> Watch<'a> {
         (self.told_ns, self.told) = (now_ns, counts);
     }
 
-    /// Leaves the progress line.
+    /// Leaves the progress line, and what was to be measured up to an end that came earlier.
     fn close(&mut self) {
+        self.take_usage();
         if self.is_terminal && self.told_ns > 0 {
             eprint!("\r\x1b[K");
         }

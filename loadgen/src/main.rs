@@ -29,7 +29,6 @@ use std::{
     sync::Arc,
 };
 
-use clap::Parser;
 use config::Machine;
 use runtime_glommio::{allowed_cores, memory_bytes, prepare_process};
 use tokio::runtime::Builder;
@@ -50,7 +49,7 @@ use crate::{
 
 fn main() -> ExitCode {
     let signals = prepare_process();
-    let scenario = Scenario::parse();
+    let scenario = Scenario::of_command_line();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     log.with_ansi(io::stderr().is_terminal()).init();

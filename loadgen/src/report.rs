@@ -83,6 +83,8 @@ struct Ratios {
     rate: Option<f64>,
     /// Of the smaller of the `O_DSYNC` 1 MiB rate and the loopback rate; of the latter alone for what is not durable.
     bulk: Option<f64>,
+    /// Of the disk's direct sequential read rate; only for consumers without producers.
+    disk_read: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -122,12 +124,16 @@ impl Report {
             _ => run.topic.durability.name().to_owned(),
         };
         let rate = Rate::new(&outcome.produced, &scenario);
+        let consume = match scenario.consume_only {
+            true => Rate::of_reading_alone(&outcome.consumed),
+            false => Rate::new(&outcome.consumed, &scenario),
+        };
         Self {
             version: env!("CARGO_PKG_VERSION"),
             durability,
-            ratios: Ratios::new(&rate, &scenario, &limits, is_durable),
-            broker: Usage::new(&outcome, &rate),
-            consume: Rate::new(&outcome.consumed, &scenario),
+            ratios: Ratios::new(&rate, &consume, &scenario, &limits, is_durable),
+            broker: Usage::new(&outcome, if scenario.consume_only { &consume } else { &rate }),
+            consume,
             produce: Produce { latency_us: outcome.produced.latencies.percentiles(), rate },
             end_to_end: EndToEnd { latency_us: outcome.consumed.latencies.percentiles() },
             bars: Latencies::bars(&outcome.produced.latencies),
@@ -156,19 +162,30 @@ impl Rate {
         let bytes_per_s = records_per_s * scenario.record_bytes() as f64;
         Self { records: tally.records, records_per_s, bytes_per_s, errors: tally.errors }
     }
+
+    /// Of consumers who had all they read before them, up to the last record.
+    fn of_reading_alone(tally: &Tally) -> Self {
+        let seconds = (tally.last_ns as f64 / 1e9).max(f64::MIN_POSITIVE);
+        let (records_per_s, bytes_per_s) = (tally.records as f64 / seconds, tally.bytes as f64 / seconds);
+        Self { records: tally.records, records_per_s, bytes_per_s, errors: tally.errors }
+    }
 }
 
 impl Ratios {
-    fn new(rate: &Rate, scenario: &Scenario, limits: &Limits, is_durable: bool) -> Self {
+    fn new(rate: &Rate, consume: &Rate, scenario: &Scenario, limits: &Limits, is_durable: bool) -> Self {
+        if scenario.consume_only {
+            let disk_read = limits.disk_read_bytes_per_s.map(|disk| consume.bytes_per_s / disk);
+            return Self { disk_read, ..Self::default() };
+        }
         if let Some(asked) = scenario.rate {
             return Self { rate: Some(rate.records_per_s / asked), ..Self::default() };
         }
         let one = limits.one_in_flight_per_s().filter(|_| is_durable && scenario.is_one_in_flight());
         let bulk = if is_durable { limits.bulk_bytes_per_s() } else { Some(limits.loopback_bytes_per_s) };
         Self {
-            rate: None,
             one_in_flight: one.map(|one| rate.records_per_s / (one * scenario.producers as f64)),
             bulk: bulk.filter(|_| scenario.batch_records > 1).map(|bulk| rate.bytes_per_s / bulk),
+            ..Self::default()
         }
     }
 }
@@ -184,6 +201,11 @@ impl Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.head(out)?;
         let level = &self.durability;
+        if self.scenario.consume_only {
+            self.rate(out, "consume", &self.consume)?;
+            writeln!(out)?;
+            return self.tail(out);
+        }
         self.rate(out, "produce", &self.produce.rate)?;
         if self.scenario.consumers > 0 {
             self.rate(out, "consume", &self.consume)?;
@@ -228,6 +250,9 @@ impl Report {
         if let (Some(synced), Some(disk)) = (self.limits.odsync_1mib_bytes_per_s, self.limits.disk_bytes_per_s) {
             write!(out, "O_DSYNC 1 MiB {}/s, disk {}/s, ", bytes(synced), bytes(disk))?;
         }
+        if let Some(read) = self.limits.disk_read_bytes_per_s {
+            write!(out, "disk read {}/s, ", bytes(read))?;
+        }
         writeln!(out, "loopback {}/s", bytes(self.limits.loopback_bytes_per_s))?;
         writeln!(out, "load: {}\n", self.load())
     }
@@ -235,6 +260,11 @@ impl Report {
     fn load(&self) -> String {
         let Scenario { producers, consumers, record_size, batch_records, in_flight, keys, .. } = &self.scenario;
         let how = if self.scenario.raw { "raw" } else { "SDK" };
+        if self.scenario.consume_only {
+            let (consumers, topic) =
+                (counted(*consumers, "consumer"), self.scenario.topic.as_deref().unwrap_or_default());
+            return format!("{how}, {consumers}, topic {topic} from its start");
+        }
         let (producers, consumers) = (counted(*producers, "producer"), counted(*consumers, "consumer"));
         let keys = if *keys > 0 { format!(", {} keys", digits(u64::from(*keys))) } else { String::new() };
         let pace =
@@ -271,6 +301,9 @@ impl Report {
             let of = if level == "durable" { "the smaller of O_DSYNC 1 MiB and loopback" } else { "loopback" };
             writeln!(out, "reached [{level}]: {ratio:.2} of {of}")?;
         }
+        if let Some(ratio) = self.ratios.disk_read {
+            writeln!(out, "reached [{level}]: {ratio:.2} of the disk's direct sequential read")?;
+        }
         if let Some(cpu_us) = self.broker.cpu_us_per_record {
             write!(out, "broker [{level}]: {cpu_us:.3} us of CPU a record")?;
             let whose = if self.place.broker_cores.is_some() { ", the load's included" } else { "" };
@@ -284,6 +317,7 @@ impl Report {
         }
         match &self.verify {
             Some(verdict) => verified(out, level, verdict),
+            None if self.scenario.consume_only => writeln!(out, "not verified: what was sent is not known here"),
             None => writeln!(out, "not verified, as --no-verify asks"),
         }
     }
@@ -374,12 +408,15 @@ mod tests {
         t_ping_us: 50.0,
         odsync_1mib_bytes_per_s: Some(2e9),
         disk_bytes_per_s: Some(3e9),
+        disk_read_bytes_per_s: Some(1e9),
         loopback_bytes_per_s: 4e9,
         disk_interrupt_core: Some(1),
     };
 
     fn report(flags: &[&str], kind: &str, verdict: Option<Verdict>) -> Report {
         let scenario = Scenario::parse_from([&["loadgen", "--duration", "2s"], flags].concat());
+        let mut consumed = Tally::new();
+        (consumed.records, consumed.bytes, consumed.last_ns) = (1_000, 400_000_000, 500_000_000);
         let topic = Topic::of_test(Durability::Durable);
         let run = Run::new(scenario, topic, None, Arc::default());
         let mut produced = Tally::new();
@@ -387,7 +424,7 @@ mod tests {
         produced.latencies.record(200_000, 8_000);
         let outcome = Outcome {
             produced,
-            consumed: Tally::new(),
+            consumed,
             verdict,
             cpu_ns: Some(Duration::from_millis(8).as_nanos() as u64),
             rss_bytes: Some(50 << 20),
@@ -432,6 +469,7 @@ mod tests {
             "/limits/t_ping_us",
             "/limits/odsync_1mib_bytes_per_s",
             "/limits/disk_bytes_per_s",
+            "/limits/disk_read_bytes_per_s",
             "/limits/loopback_bytes_per_s",
             "/limits/disk_interrupt_core",
             "/verify/acked",
@@ -459,6 +497,15 @@ mod tests {
         assert_eq!(bulk.ratios.bulk, Some(4_000.0 * 100.0 / 2e9));
         let paced = report(&["--rate", "4000"], "ext4", None);
         assert_eq!((paced.ratios.bulk, paced.ratios.rate), (None, Some(1.0)), "such a rate says nothing of the limits");
+    }
+
+    #[test]
+    fn reading_alone_is_measured_up_to_the_last_record() {
+        let report = report(&["--consume-only", "--brokers", "a:1", "--topic", "t"], "ext4", None);
+        assert_eq!((report.consume.records_per_s, report.consume.bytes_per_s), (2_000.0, 8e8));
+        assert_eq!((report.ratios.disk_read, report.ratios.bulk), (Some(0.8), None));
+        let text = report.to_string();
+        assert!(text.contains("0.80 of the disk's direct sequential read") && !text.contains("produce ["), "{text}");
     }
 
     #[test]

@@ -61,6 +61,10 @@ pub(crate) struct Meter {
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     pub(crate) records: u64,
+    /// Of these records, where they are of different lengths.
+    pub(crate) bytes: u64,
+    /// When the last of them were counted.
+    pub(crate) last_ns: u64,
     pub(crate) errors: u64,
     pub(crate) latencies: Latencies,
 }
@@ -122,7 +126,10 @@ impl Run {
     pub(crate) fn is_read(&self, mut positions: impl Iterator<Item = (u32, u64)>, last_ns: u64) -> bool {
         let now_ns = self.now_ns();
         if self.proof.is_none() {
-            return now_ns >= self.measured().end || self.is_stopped();
+            let is_over = now_ns >= self.measured().end || self.is_stopped();
+            if is_over || !self.scenario.consume_only {
+                return is_over;
+            }
         }
         let Some(ends) = self.ends.get() else { return false };
         let is_silent = now_ns.saturating_sub(last_ns.max(ends.known_ns)) > ns(SILENCE_MAX);
@@ -145,6 +152,15 @@ impl Meter {
     pub(crate) fn count(&mut self, now_ns: u64, records: u64) {
         if self.window.contains(&now_ns) {
             self.tally.records += records;
+            self.tally.last_ns = now_ns;
+        }
+    }
+
+    /// Records of so many bytes were delivered at this time.
+    #[inline]
+    pub(crate) fn count_bytes(&mut self, now_ns: u64, bytes: u64) {
+        if self.window.contains(&now_ns) {
+            self.tally.bytes += bytes;
         }
     }
 
@@ -166,11 +182,13 @@ impl Meter {
 
 impl Tally {
     pub(crate) fn new() -> Self {
-        Self { records: 0, errors: 0, latencies: Latencies::new() }
+        Self { records: 0, bytes: 0, last_ns: 0, errors: 0, latencies: Latencies::new() }
     }
 
     pub(crate) fn absorb(&mut self, other: &Self) {
         self.records += other.records;
+        self.bytes += other.bytes;
+        self.last_ns = self.last_ns.max(other.last_ns);
         self.errors += other.errors;
         self.latencies.absorb(&other.latencies);
     }

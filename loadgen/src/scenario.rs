@@ -65,6 +65,11 @@ pub(crate) struct Scenario {
     #[arg(long, default_value = "1", value_parser = parse_count::<0>)]
     pub(crate) consumers: usize,
 
+    /// Send nothing: read the topic from its start to where it ends now, for --duration at most. From a broker that was just
+    /// started that is a cold read
+    #[arg(long, requires_all = ["brokers", "topic"], conflicts_with_all = ["rate", "partitions", "durability"])]
+    pub(crate) consume_only: bool,
+
     /// Bytes of a record's value, at least 16
     #[arg(long, default_value = "100", value_parser = parse_bytes)]
     pub(crate) record_size: usize,
@@ -116,6 +121,20 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
+    /// What the command line says.
+    pub(crate) fn of_command_line() -> Self {
+        Self::parse().completed()
+    }
+
+    /// With what follows from the flags given: reading alone has nothing to warm up, and knows nothing of what was sent.
+    fn completed(mut self) -> Self {
+        if self.consume_only {
+            (self.producers, self.no_verify) = (0, true);
+            (self.warm_up, self.settle) = (Duration::ZERO, Duration::ZERO);
+        }
+        self
+    }
+
     /// Checks what no flag can check alone.
     pub(crate) fn validate(&self) -> Result<(), Failure> {
         if self.record_size < history::PAYLOAD_BYTES_MIN {
@@ -127,6 +146,9 @@ impl Scenario {
         }
         if self.duration.is_zero() {
             return Err(Failure::usage("--duration 0s measures nothing; give a time such as 10s"));
+        }
+        if self.consume_only && self.consumers == 0 {
+            return Err(Failure::usage("--consume-only with --consumers 0 does nothing; leave one of them out"));
         }
         self.check_writers(self.partitions_new())
     }
@@ -255,6 +277,19 @@ mod tests {
         assert!(scenario(&["--record-size", "15"]).validate().is_err());
         assert!(scenario(&["--duration", "0s"]).validate().is_err());
         assert!(scenario(&["--producers", "10000", "--partitions", "10000"]).validate().is_err());
+    }
+
+    #[test]
+    fn reading_alone_sends_nothing_and_needs_a_topic_to_read() {
+        let found = scenario(&["--consume-only", "--brokers", "a:1", "--topic", "t"]).completed();
+        assert_eq!((found.producers, found.verifies(), found.warm_up), (0, false, Duration::ZERO));
+        assert!(found.validate().is_ok());
+        let refused =
+            |flags: &[&str]| Scenario::try_parse_from([&["loadgen", "--consume-only"], flags].concat()).is_err();
+        assert!(refused(&["--topic", "t"]), "a broker of its own has no topic yet");
+        assert!(refused(&["--brokers", "a:1"]));
+        let none = scenario(&["--consume-only", "--brokers", "a:1", "--topic", "t", "--consumers", "0"]);
+        assert!(none.validate().is_err());
     }
 
     #[test]

@@ -40,13 +40,16 @@ impl Topic {
         let admin = client.admin();
         let name = scenario.topic.clone().unwrap_or_else(|| format!("loadgen-{:08x}", fastrand::u32(..)));
         let level = scenario.durability.unwrap_or(Durability::Durable);
-        let new = NewTopic::new(&name).partitions(scenario.partitions_new()).durability(level);
-        match admin.create_topic(new).await {
-            Ok(_) | Err(Error::Refused { code: ErrorCode::TopicExists, .. }) => {}
-            Err(error) => return Err(error.into()),
+        if !scenario.consume_only {
+            let new = NewTopic::new(&name).partitions(scenario.partitions_new()).durability(level);
+            match admin.create_topic(new).await {
+                Ok(_) | Err(Error::Refused { code: ErrorCode::TopicExists, .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let found = admin.describe_topic(&name).await?;
-        let starts = admin.list_offsets(&name, OffsetAt::Latest).await?;
+        let start = if scenario.consume_only { OffsetAt::Earliest } else { OffsetAt::Latest };
+        let starts = admin.list_offsets(&name, start).await?;
         let partitions = found.partitions.iter().zip(starts);
         let partitions = partitions.map(|(found, start)| Partition { id: found.id, shard: found.shard, start });
         let topic = Self {

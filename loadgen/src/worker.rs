@@ -7,7 +7,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use history::{Moment, Value};
-use streambus::{Client, Delivery, Error, ErrorKind, Producer, ProducerRecord, SeekTo};
+use streambus::{Client, Delivery, Error, ErrorKind, Producer, ProducerRecord, RecordRef, SeekTo};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -86,13 +86,24 @@ pub(crate) fn consume(run: &Arc<Run>, partitions: &[u32], ready: &Ready, is_time
         ready.tell();
         run.wait_for_start();
         let (mut notes, mut meter, mut last_ns) = (ReadNotes::new(partitions, &starts), run.meter(), run.now_ns());
-        while !run.is_read(notes.positions(), last_ns) {
+        let mut positions: Vec<_> =
+            partitions.iter().map(|&partition| (partition, starts[partition as usize])).collect();
+        let is_read = |notes: &ReadNotes, positions: &[(u32, u64)], last_ns| match run.scenario.consume_only {
+            true => run.is_read(positions.iter().copied(), last_ns),
+            false => run.is_read(notes.positions(), last_ns),
+        };
+        while !is_read(&notes, &positions, last_ns) {
             match timeout(LOOK, consumer.recv_batch()).await {
                 Ok(Ok(batch)) => {
                     let now = run.now();
                     last_ns = now.0;
                     meter.count(now.0, batch.record_count() as u64);
                     Counters::add(&run.counters.read, batch.record_count() as u64);
+                    if run.scenario.consume_only {
+                        let read = positions.iter_mut().find(|(partition, _)| *partition == batch.partition());
+                        read.expect("it is one of those asked for").1 = batch.next_offset();
+                        meter.count_bytes(now.0, batch.records().map(|record| record_bytes(&record)).sum());
+                    }
                     if let Some(proof) = &run.proof {
                         let records = batch.records().map(|record| (record.offset, record.value.unwrap_or_default()));
                         proof.read(notes.reader(batch.partition()), records, now, |stretch| {
@@ -113,6 +124,10 @@ pub(crate) fn consume(run: &Arc<Run>, partitions: &[u32], ready: &Ready, is_time
         }
         Ok(Consumed::new(notes, meter))
     })
+}
+
+fn record_bytes(record: &RecordRef<'_>) -> u64 {
+    [record.key, record.value].into_iter().flatten().map(|part| part.len() as u64).sum()
 }
 
 /// A loss that the broker tells of is noted; everything else shows in what is read, or not.

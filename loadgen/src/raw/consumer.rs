@@ -178,6 +178,7 @@ impl<'a> RawConsumer<'a> {
         for ((row, bytes), index) in response.partitions().zip(self.turns(first)) {
             let number = self.partitions[index].0;
             self.note_row(&row, number);
+            self.meter.count_bytes(now_ns, bytes.len() as u64);
             for batch in Batches::new(bytes) {
                 records += self.take_batch(&batch.map_err(damaged)?, number, now_ns);
             }
