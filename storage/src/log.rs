@@ -101,7 +101,9 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) partitions: RefCell<FxHashMap<PartitionId, Rc<State>>>,
     /// Partitions that recovery found and nobody adopted yet.
     pub(crate) found: RefCell<BTreeMap<PartitionId, Rc<State>>>,
-    /// Flush, merge, truncation and drop change the same lists: one at a time.
+    /// Truncation and drop: one at a time. They wait for the WAL, which may wait for a flush: so this lock is not the flush's.
+    pub(crate) cutting: Lock,
+    /// Flush, merge and what truncation and drop do to lists and files: one at a time.
     pub(crate) maintenance: Lock,
     /// There may be something to merge.
     pub(crate) mergeable: Notify,

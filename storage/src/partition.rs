@@ -437,7 +437,7 @@ impl<R: Runtime> Partition<R> {
     /// # Errors
     /// [`TruncateError`].
     pub async fn truncate(&self, next_offset: u64, leader_epoch: i32) -> Result<(), TruncateError> {
-        let _alone = self.log.maintenance.lock().await;
+        let _cutting = self.log.cutting.lock().await;
         if self.state.status.get() == Status::Gone {
             return Err(TruncateError::Gone);
         }
@@ -446,6 +446,8 @@ impl<R: Runtime> Partition<R> {
             return Err(TruncateError::OutOfRange { partition: self.id(), next_offset, log_start, log_end });
         }
         let before = self.state.status.replace(Status::Truncating);
+        // A batch that is still queued is in no memtable yet, and would be cut in two.
+        self.log.wal.synced(self.log.wal.lsn_last()).await?;
         let next_offset = self.batch_boundary(next_offset).await?;
         let entry = Entry {
             kind: EntryKind::Truncate,
@@ -456,6 +458,7 @@ impl<R: Runtime> Partition<R> {
         };
         let lsn = self.log.wal.push(&self.state, entry, &[], |_| ());
         self.log.wal.synced(lsn).await?;
+        let _alone = self.log.maintenance.lock().await;
         self.log.wal.memtables.borrow_mut().truncate(self.id(), next_offset);
         self.log.manifest_clip(self.id(), next_offset).await?;
         self.state.cut_to(next_offset);
@@ -478,7 +481,7 @@ impl<R: Runtime> Partition<R> {
     /// # Errors
     /// [`LogFailed`].
     pub async fn drop_partition(&self) -> Result<(), LogFailed> {
-        let _alone = self.log.maintenance.lock().await;
+        let _cutting = self.log.cutting.lock().await;
         self.state.set_status(Status::Gone);
         let log_end = self.state.log_end.get();
         let entry = Entry {
@@ -490,6 +493,7 @@ impl<R: Runtime> Partition<R> {
         };
         let lsn = self.log.wal.push(&self.state, entry, &[], |_| ());
         self.log.wal.synced(lsn).await?;
+        let _alone = self.log.maintenance.lock().await;
         self.log.wal.memtables.borrow_mut().remove(self.id());
         self.log.forget(self.id(), lsn).await
     }

@@ -102,6 +102,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         manifest,
         partitions: RefCell::default(),
         found: RefCell::new(recovery.states),
+        cutting: Lock::default(),
         maintenance: Lock::default(),
         mergeable: Notify::default(),
         changes: Cell::new(0),
