@@ -1,5 +1,5 @@
 //! A merge: segments in the order of their flushes become fewer, larger ones, byte for byte but for partitions that are
-//! compacted by key, which [`super::round`] is about.
+//! compacted by key, which `round` is about.
 //!
 //! The one hard idea: inputs and outputs are sorted the same way, so every input is read once from front to back, in large
 //! steps, whichever partition its bytes are of. What nobody can read any more (dropped partitions, below the log start,
