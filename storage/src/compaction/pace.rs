@@ -1,7 +1,8 @@
 //! How fast a merge may go: as fast as the disk allows while nobody else wants it, and slower while somebody does.
 //!
 //! The one hard idea: whether a merge is in the way shows in one place, the sync groups. When they wait for each other, or
-//! take longer than they did before the merge began, the rate is halved; when they do not, it grows again.
+//! take longer than they did before the merge began, the rate is halved; when they do not, it grows again. It never falls
+//! so low that segments pile up for good: each merge that waits behind this one doubles the least rate.
 
 use std::{cell::Cell, time::Duration};
 
@@ -11,7 +12,7 @@ use super::merge::MergeError;
 
 /// Bytes a second that a merge starts with.
 const RATE_START: u64 = 128 << 20;
-/// Slower than this and merges would never end.
+/// Slower than this and merges would never end. Twice as much for each merge that waits.
 const RATE_MIN: u64 = 16 << 20;
 /// Faster than this is as fast as it goes.
 const RATE_MAX: u64 = 2 << 30;
@@ -23,6 +24,9 @@ pub(crate) trait Foreground {
 
     /// Whether sync groups have to wait.
     fn is_waiting(&self) -> bool;
+
+    /// How many merges wait behind this one.
+    fn backlog(&self) -> usize;
 
     /// How long a sync group takes at present to reach the disk; zero while none does.
     fn sync_time(&self) -> Duration;
@@ -55,7 +59,8 @@ impl<R: Runtime> Pace<R> {
         let is_slowed = !before.is_zero() && self.foreground.sync_time() > before * 2;
         let is_in_the_way = self.foreground.is_waiting() || is_slowed;
         let rate = self.bytes_per_s.get();
-        let rate = if is_in_the_way { (rate / 2).max(RATE_MIN) } else { (rate + rate / 4).min(RATE_MAX) };
+        let rate_min = RATE_MIN << self.foreground.backlog().min((RATE_MAX / RATE_MIN).ilog2() as usize);
+        let rate = if is_in_the_way { rate / 2 } else { rate + rate / 4 }.clamp(rate_min, RATE_MAX);
         self.bytes_per_s.set(rate);
         self.rt.sleep(Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate)).await;
         Ok(())
@@ -74,6 +79,7 @@ mod tests {
     struct Fake {
         closing: Cell<bool>,
         waiting: Cell<bool>,
+        backlog: Cell<usize>,
         sync_time: Cell<Duration>,
     }
 
@@ -84,6 +90,10 @@ mod tests {
 
         fn is_waiting(&self) -> bool {
             self.waiting.get()
+        }
+
+        fn backlog(&self) -> usize {
+            self.backlog.get()
         }
 
         fn sync_time(&self) -> Duration {
@@ -114,6 +124,10 @@ mod tests {
             assert!(rates(1).await > RATE_MIN);
             fake.sync_time.set(Duration::from_micros(201));
             assert_eq!(rates(100).await, RATE_MIN, "groups take longer than before");
+            fake.backlog.set(2);
+            assert_eq!(rates(1).await, 4 * RATE_MIN, "two merges wait");
+            fake.backlog.set(1000);
+            assert_eq!(rates(1).await, RATE_MAX);
             fake.closing.set(true);
             assert!(matches!(pace.take(1).await, Err(MergeError::Closing)));
         });

@@ -5,8 +5,9 @@
 //! much traffic is written twice (WAL, flush) and not three times.
 //!
 //! Further reasons to compact have their place in [`pick`], in this order of urgency: a shared segment half of which is
-//! dead (dropped partitions, moved log starts) is rewritten alone; retention frees settled segments whole and never comes here. When a compacted topic
-//! has its segments merged by key is decided in [`super::dirt`], which has to know what is in them.
+//! dead (dropped partitions, moved log starts) is rewritten alone; retention frees settled segments whole and never comes
+//! here. When a compacted topic has its segments merged by key is decided in [`super::dirt`], which has to know what is in
+//! them.
 
 use super::Options;
 use crate::segment::{Extent, Location, SegmentMeta};
@@ -69,6 +70,12 @@ pub fn pick(segments: &[SegmentMeta], options: &Options) -> Choice {
     })
 }
 
+/// How many merges of flush outputs wait behind the next one.
+pub fn backlog(segments: &[SegmentMeta], options: &Options) -> usize {
+    let waiting = segments.iter().filter(|segment| is_mergeable(segment) && !is_settled(segment, options)).count();
+    (waiting / options.merge_inputs).saturating_sub(1)
+}
+
 fn is_mergeable(segment: &SegmentMeta) -> bool {
     segment.level == 0 && segment.location != Location::Remote
 }
@@ -126,6 +133,16 @@ mod tests {
     fn a_backlog_is_merged_oldest_first() {
         let segments: Vec<_> = (1..=40).rev().map(shared).collect();
         assert_eq!(picked(&segments), Some(((1..=16).collect(), vec![])));
+    }
+
+    #[test]
+    fn merges_that_wait_are_counted() {
+        let mut segments: Vec<_> = (1..=31).map(shared).collect();
+        assert_eq!(backlog(&segments, &Options::default()), 0);
+        segments.extend((32..=50).map(|id| own(id, 8 * MIB)));
+        assert_eq!(backlog(&segments, &Options::default()), 0);
+        segments.push(shared(51));
+        assert_eq!(backlog(&segments, &Options::default()), 1);
     }
 
     #[test]

@@ -214,6 +214,12 @@ impl<R: Runtime> Foreground for Writing<R> {
         self.0.upgrade().is_some_and(|shared| shared.wal.is_behind())
     }
 
+    fn backlog(&self) -> usize {
+        self.0
+            .upgrade()
+            .map_or(0, |shared| strategy::backlog(&shared.manifest_state().segments, &shared.options.compaction))
+    }
+
     fn sync_time(&self) -> Duration {
         self.0.upgrade().map_or(Duration::ZERO, |shared| shared.wal.sync_time())
     }
