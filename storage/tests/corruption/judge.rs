@@ -144,9 +144,6 @@ impl Life {
         let records = expected.records.range((id, 0)..(id + 1, 0)).map(|(&(_, offset), _)| offset);
         let mut wanted: BTreeSet<u64> = records.collect();
         wanted.extend(appended.borrow().iter().filter(|(of, _)| *of == id).map(|(_, offset)| *offset));
-        if partition.offsets().log_start < log_start {
-            self.missing.push(format!("partition {id} starts at {}", partition.offsets().log_start));
-        }
         let mut next = partition.offsets().log_start;
         while next < partition.offsets().high_watermark {
             match partition.read(next, 4000).await {
@@ -168,6 +165,10 @@ impl Life {
         }
         if partition.refused_from().is_some() {
             self.affected.insert(id);
+        }
+        // A start that was lost with damage shows what was deleted again; who reads there is told of the damage.
+        if partition.offsets().log_start < log_start && !self.affected.contains(&id) {
+            self.missing.push(format!("partition {id} starts at {}", partition.offsets().log_start));
         }
         wanted.retain(|&offset| offset >= log_start);
         if let Some(offset) = wanted.first()
