@@ -8,6 +8,9 @@ use std::{
     time::Duration,
 };
 
+use runtime::{Lock, Notify, Runtime};
+use rustc_hash::FxHashMap;
+
 use crate::{
     PartitionId, compaction,
     error::{LogFailed, OpenError},
@@ -19,8 +22,6 @@ use crate::{
     synced::{Lsn, Synced},
     wal::Wal,
 };
-use runtime::{Lock, Notify, Runtime};
-use rustc_hash::FxHashMap;
 
 /// How a log is sized.
 #[derive(Clone, Debug)]
