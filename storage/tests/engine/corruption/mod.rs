@@ -5,32 +5,21 @@
 //! end, appended to, and after a power cut opened and read again: what was refused once stays refused.
 //!
 //! `cargo test` does 400 mutations. The campaign, which ends after so many or so many seconds:
-//! `STREAMBUS_MUTATIONS=20000 STREAMBUS_SECONDS=240 cargo test --release -p storage --test corruption -- --nocapture`;
+//! `STREAMBUS_MUTATIONS=20000 STREAMBUS_SECONDS=240 cargo test --release -p storage --test engine corruption -- --nocapture`;
 //! one seed: `STREAMBUS_SEED=42`.
 #![allow(clippy::disallowed_methods, reason = "the fixtures are files, and the campaign has a time box")]
 
-#[path = "../golden/directory.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod directory;
-#[path = "../golden/expected.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod expected;
 mod fault;
-#[path = "../golden/history.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod history;
 mod judge;
 mod touched;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use fault::{Fault, Mutation};
-use history::End;
 use judge::Verdict;
 use touched::Map;
 
-/// Where the log lies on the simulated disk.
-const DIR: &str = "log";
+use crate::golden::history::{self, End};
 
 /// What `cargo test` does.
 const MUTATIONS_DEFAULT: u64 = 400;

@@ -2,21 +2,8 @@
 //! nothing that a file may hold makes it panic.
 #![allow(clippy::disallowed_methods, reason = "fixtures are files of the repository")]
 
-#[path = "../golden/directory.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod directory;
-#[path = "../golden/expected.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod expected;
-#[path = "../golden/history.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod history;
-
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
-use directory::{Directory, salt_of};
-use expected::describe;
-use history::End;
 use runtime::{
     Runtime as _,
     sim::{Rng, SimRuntime, Simulation},
@@ -28,8 +15,14 @@ use storage::{
     manifest::{Manifest, State},
 };
 
-/// Where the log lies on the simulated disk.
-const DIR: &str = "log";
+use crate::{
+    golden::{
+        directory::{Directory, salt_of},
+        expected::describe,
+        history::{self, End},
+    },
+    support::DIR,
+};
 
 const ENDS: [End; 2] = [End::Stopped, End::Killed];
 

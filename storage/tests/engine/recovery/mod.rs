@@ -4,9 +4,6 @@
 //! Each test is a story of several lives of one log. Between two of them the disk is the test's: it looks at the groups
 //! that are there, tears, damages or forges some, and the next life has to say what became of them.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod damage;
 mod faults;
 mod foreign;

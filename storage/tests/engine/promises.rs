@@ -1,7 +1,5 @@
 //! The log's own promises, one test each, on the simulated disk.
 
-mod support;
-
 use std::time::Duration;
 
 use runtime::{
@@ -9,8 +7,9 @@ use runtime::{
     sim::{Crash, SimRuntime, seeds},
 };
 use storage::{AppendError, Durability, Log, LogOptions, PartitionId, ReadError};
-use support::{append_acked, batch, durable, open, read_all, simulation};
 use wire::record::{Batch, BatchBuilder, Codec, Producer};
+
+use crate::support::{append_acked, batch, durable, open, read_all, simulation};
 
 #[test]
 fn what_was_appended_is_read_back() {
@@ -348,10 +347,10 @@ fn a_record_is_found_by_its_time_while_flushes_and_merges_move_it() {
 #[test]
 fn a_quiet_log_flushes_what_is_sealed() {
     runtime::sim::block_on(7, move |rt: SimRuntime| async move {
-        rt.create_dir_all(support::DIR.as_ref()).await.unwrap();
+        rt.create_dir_all(crate::support::DIR.as_ref()).await.unwrap();
         let flush_age_max = Duration::from_secs(3600);
-        let options = LogOptions { memtable_bytes: 1 << 20, flush_age_max, ..support::small() };
-        let log = Log::open(rt.clone(), support::DIR.as_ref(), options).await.unwrap();
+        let options = LogOptions { memtable_bytes: 1 << 20, flush_age_max, ..crate::support::small() };
+        let log = Log::open(rt.clone(), crate::support::DIR.as_ref(), options).await.unwrap();
         let partition = durable(&log, 1);
         for value in 0..100 {
             append_acked(&log, &partition, &[value]).await;
@@ -376,7 +375,7 @@ fn a_read_has_no_holes_whatever_its_limit() {
                 let bytes_max = (rt.random_u64() % 2000) as usize;
                 let batches = partition.read(offset, bytes_max).await.unwrap();
                 let bytes: Vec<u8> = batches.slices.iter().flat_map(|slice| slice.to_vec()).collect();
-                let found: Vec<u64> = support::records(&bytes).iter().map(|(offset, _)| *offset).collect();
+                let found: Vec<u64> = crate::support::records(&bytes).iter().map(|(offset, _)| *offset).collect();
                 assert!(!found.is_empty());
                 assert_eq!(found, (offset..batches.next_offset).collect::<Vec<_>>(), "at most {bytes_max} bytes");
             }

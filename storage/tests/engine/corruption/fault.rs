@@ -4,7 +4,7 @@ use std::fmt;
 
 use runtime::sim::Rng;
 
-use crate::directory::Directory;
+use crate::golden::directory::Directory;
 
 const BLOCK_BYTES: usize = 4096;
 

@@ -2,13 +2,13 @@
 //! its producers had sent, and then to go on in them.
 //!
 //! They lie in `tests/fixtures/logs`, each with what is in it in words, `expected.txt`, as it was known when it was
-//! written. `STREAMBUS_FIXTURES=0.1.0 cargo test -p storage --test golden` writes what a release leaves behind; those of
+//! written. `STREAMBUS_FIXTURES=0.1.0 cargo test -p storage --test engine golden` writes what a release leaves behind; those of
 //! earlier releases are never written again.
 #![allow(clippy::disallowed_methods, reason = "fixtures are files of the repository")]
 
-mod directory;
-mod expected;
-mod history;
+pub(crate) mod directory;
+pub(crate) mod expected;
+pub(crate) mod history;
 
 use std::{
     collections::BTreeSet,
@@ -22,8 +22,7 @@ use history::End;
 use runtime::sim::{Crash, SimRuntime, Simulation};
 use storage::{Log, manifest::Manifest, segment::Extent};
 
-/// Where the log lies on the simulated disk.
-const DIR: &str = "log";
+use crate::support::DIR;
 
 #[test]
 fn what_earlier_programs_wrote_is_read() {

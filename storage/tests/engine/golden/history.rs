@@ -13,11 +13,11 @@ use storage::{
 };
 use wire::record::{Batch, BatchBuilder, Header, Producer};
 
-use crate::{
-    DIR,
+use super::{
     directory::{Directory, salt_of},
     expected::{Expected, Repeat, describe},
 };
+use crate::support::DIR;
 
 /// How the life ends.
 #[derive(Clone, Copy)]

@@ -11,10 +11,8 @@ use storage::{
 };
 use wire::record::{Batch, BatchBuilder, Producer};
 
-use crate::{
-    story::{GroupOnDisk, Story, append_each, append_together, memory, reseal, values},
-    support::{self, append_acked, batch, durable},
-};
+use super::story::{GroupOnDisk, Story, append_each, append_together, memory, reseal, values};
+use crate::support::{self, append_acked, batch, durable};
 
 /// What makes a whole group unreadable.
 type Damaging = fn(&Story, &GroupOnDisk);
@@ -292,7 +290,7 @@ fn a_truncation_of_a_damaged_partition_cut_short_is_done_or_undone() {
         let story = Story::new(11);
         story.live(write);
         story.group_of(2, 1).wipe(&story.disk());
-        let (disk, options) = (story.disk(), crate::story::roomy());
+        let (disk, options) = (story.disk(), super::story::roomy());
         let ended = story.simulation.block_on(story.node, move |rt: SimRuntime| async move {
             let log = Log::open(rt, support::DIR.as_ref(), options).await.unwrap();
             disk.crash_at_step(disk.steps() + ahead, runtime::sim::Crash::PowerCut);
@@ -342,7 +340,7 @@ fn damage_to_what_was_dropped_stops_nobody() {
 /// Files of the WAL that are gone altogether take their groups with them.
 #[test]
 fn a_lost_wal_file_is_damage() {
-    let small_files = LogOptions { memtable_bytes: 256 << 10, ..crate::story::roomy() };
+    let small_files = LogOptions { memtable_bytes: 256 << 10, ..super::story::roomy() };
     let story = Story::with_options(13, small_files);
     story.live(|_, log| async move {
         append_each(&log, 1, 0..40).await;

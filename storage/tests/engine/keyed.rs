@@ -1,9 +1,7 @@
 //! Compacted partitions: whatever happens, each key's last record is there, and a lookup finds exactly what a reader would.
 //!
 //! The stories are random: keyed appends and deletions by idempotent producers, lookups, crashes at any step of the disk,
-//! recovery. One seed: `STREAMBUS_SEED=42 cargo test -p storage --test keyed stories`.
-
-mod support;
+//! recovery. One seed: `STREAMBUS_SEED=42 cargo test -p storage --test engine keyed stories`.
 
 use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc, time::Duration};
 
@@ -12,8 +10,9 @@ use runtime::{
     sim::{Crash, NodeId, RunError, SimRuntime, Simulation, seeds},
 };
 use storage::{AppendError, Cleanup, Durability, Log, Partition, PartitionId, PartitionSettings};
-use support::{DIR, simulation, small};
 use wire::record::{Batch, BatchBuilder, Batches, Codec, Producer};
+
+use crate::support::{DIR, simulation, small};
 
 type Record = (u8, Option<u64>);
 

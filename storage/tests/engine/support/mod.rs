@@ -1,5 +1,4 @@
 //! What the tests of the log share: a small log on a simulated disk, and batches whose records say who they are.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{path::Path, time::Duration};
 

@@ -9,10 +9,8 @@ use runtime::{
 use storage::{Log, group::HEADER_BYTES};
 use wire::record::{Batch, Producer};
 
-use crate::{
-    story::{GroupOnDisk, Story, append_each, roomy, values},
-    support::{DIR, append_acked, batch, durable},
-};
+use super::story::{GroupOnDisk, Story, append_each, roomy, values};
+use crate::support::{DIR, append_acked, batch, durable};
 
 const SECTOR_BYTES: usize = 512;
 

@@ -6,13 +6,17 @@ use runtime::sim::{Crash, Options, SimRuntime, Simulation};
 use storage::{AppendError, Log, OpenError, Partition, PartitionId, ReadError};
 use wire::record::{Batch, Batches, Producer};
 
-use crate::{
-    DIR,
-    directory::Directory,
-    expected::{Expected, describe, sequel},
+use super::{
     fault::Mutation,
-    history,
     touched::{Map, Touched},
+};
+use crate::{
+    golden::{
+        directory::Directory,
+        expected::{Expected, describe, sequel},
+        history,
+    },
+    support::DIR,
 };
 
 /// What came of a fault.

@@ -13,10 +13,8 @@ use runtime::{
 use storage::{AppendError, Log, LogOptions};
 use wire::record::{Batch, Producer};
 
-use crate::{
-    story::{Story, roomy, values},
-    support::{batch, durable, small},
-};
+use super::story::{Story, roomy, values};
+use crate::support::{batch, durable, small};
 
 const EFFECTS: [Effect; 4] =
     [Effect::Error(Reached::Nothing), Effect::Error(Reached::Part), Effect::Error(Reached::All), Effect::NoSpace];
@@ -122,7 +120,7 @@ fn check_next_life(story: &Story, fault: Fault, acked: [u64; 2]) {
     let found = story.live(move |_, log| async move {
         let found = [values(&log, 1).await, values(&log, 2).await];
         assert_eq!([1, 2].map(|id| durable(&log, id).refused_from()), [None, None], "{fault:?}");
-        crate::story::append_together(&log, &[(1, 1000), (2, 1000)]).await;
+        super::story::append_together(&log, &[(1, 1000), (2, 1000)]).await;
         found
     });
     for (found, acked) in found.into_iter().zip(acked) {
@@ -168,7 +166,7 @@ fn any_failed_operation_ends_the_log_and_loses_nothing() {
     for op in kinds {
         for nth in (1..20).chain((20..200).step_by(23)) {
             let story = Story::with_options(nth, small());
-            story.live(|_, log| async move { crate::story::append_each(&log, 3, 0..10).await });
+            story.live(|_, log| async move { super::story::append_each(&log, 3, 0..10).await });
             let fault = Fault { op: Some(op), nth, effect: Effect::Error(Reached::Nothing) };
             let fired_before = story.disk().faults_fired();
             let life = live_with(&story, fault, small());

@@ -9,10 +9,8 @@ use runtime::{
 use storage::{LogOptions, OpenError};
 use wire::record::{Batch, Producer};
 
-use crate::{
-    story::{Story, append_each, memory, reseal, roomy, salt_of, values},
-    support::{append_acked, batch, durable, read_all, small},
-};
+use super::story::{Story, append_each, memory, reseal, roomy, salt_of, values};
+use crate::support::{append_acked, batch, durable, read_all, small};
 
 /// Puts a group that only a later program understands at the front of every WAL file: whoever reads one says so.
 fn set_traps(story: &Story, model: &[u8]) {

@@ -8,10 +8,8 @@ use storage::{
 };
 use wire::record::{Batch, BatchBuilder, Producer, patch_base_offset};
 
-use crate::{
-    story::{GroupOnDisk, Story, append_each, reseal, salt_of, values},
-    support::{append_acked, batch, durable},
-};
+use super::story::{GroupOnDisk, Story, append_each, reseal, salt_of, values};
+use crate::support::{append_acked, batch, durable};
 
 /// Changes a group into one that only a later program understands.
 type Modernize = fn(&GroupOnDisk, &mut [u8]);

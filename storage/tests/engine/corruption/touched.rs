@@ -12,10 +12,10 @@ use storage::{
     segment::{Extent, SegmentId, file_name, reader::SegmentReader},
 };
 
+use super::fault::{Fault, Mutation};
 use crate::{
-    DIR,
-    directory::{Directory, salt_of},
-    fault::{Fault, Mutation},
+    golden::directory::{Directory, salt_of},
+    support::DIR,
 };
 
 /// Whom a fault may stop.

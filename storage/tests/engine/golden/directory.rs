@@ -8,7 +8,7 @@ use runtime::{
 };
 use storage::group::{GROUP_ALIGNMENT, Group};
 
-use crate::DIR;
+use crate::support::DIR;
 
 /// Its files, by their path within it.
 #[derive(Clone)]

@@ -4,10 +4,8 @@
 //! the log recovers, sometimes crashing again while it does, and work goes on. Writers of `durable` partitions are
 //! idempotent and repeat what was under way, so a record that appears twice is a violation as much as one that is gone.
 //!
-//! `cargo test` runs 800 crashes. The campaign: `STREAMBUS_CRASHES=20000 cargo test --release -p storage --test
+//! `cargo test` runs 800 crashes. The campaign: `STREAMBUS_CRASHES=20000 cargo test --release -p storage --test engine
 //! crash_campaign -- --nocapture`; one seed: `STREAMBUS_SEED=42`.
-
-mod support;
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -17,8 +15,9 @@ use runtime::{
     sim::{Crash, RunError, SimRuntime, Simulation},
 };
 use storage::{Durability, Log, PartitionId};
-use support::{open, records, simulation};
 use wire::record::{Batch, Producer};
+
+use crate::support::{open, records, simulation};
 
 /// Crashes in one life story.
 const CRASHES_PER_SEED: u64 = 4;
@@ -177,7 +176,7 @@ impl Cast {
             };
             let first = under_way.first.to_u64();
             let values: Vec<u64> = (first..first + under_way.count).collect();
-            let bytes = support::batch(&values, producer);
+            let bytes = crate::support::batch(&values, producer);
             let appended =
                 partition.append(&Batch::parse_one(&bytes).expect("just built"), 1).expect("it is in sequence");
             let acked = match appended.acknowledge_unsynced() {
