@@ -44,6 +44,7 @@ impl Placed {
     }
 
     /// The ack, or [`ProduceError::TimedOut`] where it would be too early.
+    #[inline]
     pub(crate) fn acknowledge_by(self, synced: Synced) -> ProduceOutcome {
         if !self.is_covered_by(synced) {
             return Err(ProduceError::TimedOut);

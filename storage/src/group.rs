@@ -176,6 +176,7 @@ impl<B: Block> Builder<B> {
     ///
     /// # Panics
     /// If it does not fit.
+    #[inline]
     pub fn push(&mut self, entry: Entry, payload: &[u8]) -> &mut [u8] {
         assert!(self.fits(payload.len(), 0), "the caller asked whether the entry fits");
         self.positions.push(self.used as u32);

@@ -4,6 +4,10 @@
 //! grow, so an index is a plain array and "put" a push; lookups guess the place from the offset, which is right at
 //! once when batches are alike, and search outwards from there when they are not.
 //!
+//! Among thousands of partitions each put is a trip to memory. So batches line up as they arrive and are put thousands at a
+//! time, when the line is long or somebody looks: then the trips overlap, and a partition's second batch finds its index at
+//! hand.
+//!
 //! Consumers at the tail read from here, a flush writes from here, recovery rebuilds it.
 
 use std::{hint::black_box, ops::Range};
@@ -23,9 +27,12 @@ use crate::{
     synced::Lsn,
 };
 
-/// Indexes of so many entries are brought from memory together before any is added to: among thousands of partitions each
-/// is a trip of its own, and trips that overlap cost little more than one.
-const ENTRIES_TOGETHER: usize = 16;
+/// Indexes of so many batches are brought from memory together before any is added to: trips that overlap cost little more
+/// than one.
+const PUT_TOGETHER: usize = 16;
+
+/// So many batches line up at most: what they take stays in a processor's cache.
+const ARRIVED_MAX: usize = 8 << 10;
 
 /// Where a batch lies, and what a reader wants to know before touching it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +94,7 @@ impl PartitionIndex {
     ///
     /// # Panics
     /// If its offsets do not lie behind theirs.
+    #[inline]
     pub fn put(&mut self, slot: Slot) {
         if let Some(last) = self.slots.last() {
             assert!(last.next_offset() <= slot.base_offset, "{slot:?} put behind {last:?}");
@@ -201,6 +209,8 @@ pub struct Taken {
 pub struct Memtable<B: Block> {
     groups: Vec<B::Frozen>,
     partitions: FxHashMap<PartitionId, PartitionIndex>,
+    /// Batches that are in no index yet, in the order of their groups.
+    arrived: Vec<(PartitionId, Slot)>,
     packing: Option<B>,
     memory_bytes: usize,
     key_bytes: usize,
@@ -213,6 +223,7 @@ impl<B: Block> Default for Memtable<B> {
         Self {
             groups: Vec::new(),
             partitions: FxHashMap::default(),
+            arrived: Vec::new(),
             packing: None,
             memory_bytes: 0,
             key_bytes: 0,
@@ -223,19 +234,30 @@ impl<B: Block> Default for Memtable<B> {
 }
 
 impl<B: Block> Memtable<B> {
-    /// Adds a group and indexes its batches. Returns its number for [`Self::pack`].
+    /// Adds a group; its batches are found after [`Self::settle`]. Returns its number for [`Self::pack`].
     pub(crate) fn put_group(&mut self, lsn: Lsn, group: &group::Sealed<B::Frozen>) -> usize {
         let number = self.add_group(lsn, group.bytes.clone());
-        for (chunk, entries) in group.entries.chunks(ENTRIES_TOGETHER).enumerate() {
-            let ends = entries.iter().map(|entry| self.partitions.get(&entry.partition).map_or(0, PartitionIndex::end));
-            black_box(ends.fold(0, |all, end| all ^ end));
-            for (entry, index) in entries.iter().zip(chunk * ENTRIES_TOGETHER..) {
-                if entry.kind == EntryKind::Batch {
-                    self.put(entry.partition, slot_of(&group.bytes, group.range(index), number));
-                }
+        for (index, entry) in group.entries.iter().enumerate() {
+            if entry.kind == EntryKind::Batch {
+                self.arrived.push((entry.partition, slot_of(&group.bytes, group.range(index), number)));
             }
         }
+        if self.arrived.len() >= ARRIVED_MAX {
+            self.settle();
+        }
         number
+    }
+
+    /// Puts what has arrived into the indexes.
+    pub(crate) fn settle(&mut self) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        for together in arrived.chunks(PUT_TOGETHER) {
+            let end = |partition| self.partitions.get(partition).map_or(0, PartitionIndex::end);
+            black_box(together.iter().fold(0, |all, (partition, _)| all ^ end(partition)));
+            together.iter().for_each(|&(partition, slot)| self.put(partition, slot));
+        }
+        arrived.clear();
+        self.arrived = arrived;
     }
 
     /// Adds a group's bytes without indexing anything. Returns its number.
@@ -248,6 +270,7 @@ impl<B: Block> Memtable<B> {
     }
 
     /// Indexes one batch of a group that was added.
+    #[inline]
     pub fn put(&mut self, partition: PartitionId, slot: Slot) {
         self.batch_bytes += u64::from(slot.bytes);
         self.partitions.entry(partition).or_default().put(slot);
@@ -343,6 +366,7 @@ impl<B: Block> Memtable<B> {
     /// mostly be theirs, and growing a thousand indexes from nothing costs more than filling them.
     pub(crate) fn clear(&mut self) {
         self.groups.clear();
+        self.arrived.clear();
         self.packing = None;
         self.partitions.retain(|_, index| !index.slots.is_empty());
         self.partitions.values_mut().for_each(PartitionIndex::clear);
@@ -454,6 +478,7 @@ impl<B: Block> Memtable<B> {
 
 /// The slot of a batch that lies at `range` of the group `bytes`, of which its writer or recovery has made sure that it
 /// holds one.
+#[inline]
 pub(crate) fn slot_of(bytes: &[u8], range: Range<usize>, group: usize) -> Slot {
     let head = bytes[range.clone()].first_chunk().expect("a batch entry holds a batch header");
     let header = wire::record::BatchHeader::decode(head);

@@ -77,6 +77,7 @@ impl<R: Runtime> Memtables<R> {
 
     /// Seals the active memtable; the next one is the image of `file`.
     pub(crate) fn roll(&mut self, file: Rc<WalFile<R>>, now: Instant) {
+        self.active.settle();
         let next = std::mem::take(&mut self.spare);
         let memtable = std::mem::replace(&mut self.active, next);
         let file = std::mem::replace(&mut self.active_file, file);
@@ -125,18 +126,18 @@ impl<R: Runtime> Memtables<R> {
     }
 
     /// The batch of `partition` that contains `offset`, or the first one behind it.
-    pub(crate) fn get(&self, partition: PartitionId, offset: u64) -> Option<&Slot> {
-        self.all().find_map(|memtable| memtable.get(partition, offset))
+    pub(crate) fn get(&mut self, partition: PartitionId, offset: u64) -> Option<&Slot> {
+        self.settled().find_map(|memtable| memtable.get(partition, offset))
     }
 
     /// The first offset of `partition` in any memtable: what lies below is in segments.
-    pub(crate) fn first_offset(&self, partition: PartitionId) -> Option<u64> {
+    pub(crate) fn first_offset(&mut self, partition: PartitionId) -> Option<u64> {
         self.get(partition, 0).map(|slot| slot.base_offset)
     }
 
     /// Reads on through the memtables, as [`Memtable::read`].
     pub(crate) fn read(
-        &self,
+        &mut self,
         partition: PartitionId,
         offset: u64,
         end_offset: u64,
@@ -144,7 +145,7 @@ impl<R: Runtime> Memtables<R> {
         slices: &mut Vec<<R::Block as runtime::Block>::Frozen>,
     ) -> Option<Taken> {
         let mut taken = None;
-        for memtable in self.all() {
+        for memtable in self.settled() {
             let from = taken.map_or(offset, |taken: Taken| taken.next_offset);
             taken = memtable.read(partition, from, end_offset, bytes_max, taken, slices);
             if taken.is_some_and(|taken| taken.is_over) {
@@ -155,8 +156,8 @@ impl<R: Runtime> Memtables<R> {
     }
 
     /// The first batch of `partition` from `offset` on whose largest timestamp is at least `timestamp_ms`, with its bytes.
-    pub(crate) fn find_timestamp(&self, partition: PartitionId, offset: u64, timestamp_ms: i64) -> Option<Vec<u8>> {
-        self.all().find_map(|memtable| {
+    pub(crate) fn find_timestamp(&mut self, partition: PartitionId, offset: u64, timestamp_ms: i64) -> Option<Vec<u8>> {
+        self.settled().find_map(|memtable| {
             let slots = memtable.partition(partition)?.slots();
             let slot = slots.iter().find(|slot| slot.next_offset() > offset && slot.timestamp_max >= timestamp_ms)?;
             Some(memtable.batch(slot).to_vec())
@@ -172,6 +173,7 @@ impl<R: Runtime> Memtables<R> {
         records_max: usize,
     ) -> bool {
         let mut records_left = records_max;
+        self.active.settle();
         self.all_mut().all(|memtable| memtable.learn_keys(partition, end_offset, hasher, &mut records_left))
     }
 
@@ -189,12 +191,20 @@ impl<R: Runtime> Memtables<R> {
 
     /// Drops what reaches beyond `next_offset` of a partition.
     pub(crate) fn truncate(&mut self, partition: PartitionId, next_offset: u64) {
+        self.active.settle();
         self.all_mut().for_each(|memtable| memtable.truncate(partition, next_offset));
     }
 
     /// Forgets a partition.
     pub(crate) fn remove(&mut self, partition: PartitionId) {
+        self.active.settle();
         self.all_mut().for_each(|memtable| memtable.remove(partition));
+    }
+
+    /// All of them, with everything that arrived in their indexes. Only the active one takes batches.
+    fn settled(&mut self) -> impl Iterator<Item = &Memtable<R::Block>> {
+        self.active.settle();
+        self.all()
     }
 
     fn all(&self) -> impl Iterator<Item = &Memtable<R::Block>> {

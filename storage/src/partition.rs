@@ -313,6 +313,12 @@ impl<R: Runtime> Partition<R> {
         self.state.offsets()
     }
 
+    /// Its log start offset now.
+    #[inline]
+    pub fn log_start(&self) -> u64 {
+        self.state.log_start.get()
+    }
+
     /// Reads what an append will, and answers something of it. A caller with many appends ahead has their memory brought
     /// at once, if it makes use of all answers together.
     pub fn touch(&self) -> u64 {
@@ -324,6 +330,7 @@ impl<R: Runtime> Partition<R> {
     ///
     /// # Errors
     /// [`AppendError`]; nothing was appended.
+    #[inline]
     pub fn append(&self, batch: &Batch<'_>, leader_epoch: i32) -> Result<Appended, AppendError> {
         if self.state.is_compacted() {
             check_keys(batch)?;
@@ -391,7 +398,7 @@ impl<R: Runtime> Partition<R> {
             return Ok(batches);
         }
         let end_offset = self.read_end(from);
-        let memtables = self.log.wal.memtables.borrow();
+        let mut memtables = self.log.wal.memtables.borrow_mut();
         if let Some(taken) = memtables.read(self.state.id, from, end_offset, bytes_max, &mut batches.slices) {
             batches.bytes = taken.bytes;
             batches.next_offset = taken.next_offset;
@@ -423,7 +430,7 @@ impl<R: Runtime> Partition<R> {
         if let Some(found) = self.segments_offset_at(timestamp_ms, log_start).await? {
             return Ok(Some(found).filter(|(offset, _)| *offset < high_watermark));
         }
-        let batch = self.log.wal.memtables.borrow().find_timestamp(self.state.id, log_start, timestamp_ms);
+        let batch = self.log.wal.memtables.borrow_mut().find_timestamp(self.state.id, log_start, timestamp_ms);
         let found = batch.and_then(|bytes| {
             let batch = Batch::parse_one(&bytes).expect("the index points at whole batches");
             crate::index::first_record_at(&batch, timestamp_ms, log_start).expect("the log took only whole records")
@@ -499,6 +506,7 @@ impl<R: Runtime> Partition<R> {
     }
 
     /// Decides where a batch goes, without changing anything.
+    #[inline]
     fn place(&self, header: &BatchHeader, bytes: usize, leader_epoch: i32) -> Result<Place, AppendError> {
         let state = &self.state;
         match state.status.get() {
@@ -527,7 +535,7 @@ impl<R: Runtime> Partition<R> {
                 next_offset: base_offset + u64::from(header.last_offset_delta.cast_unsigned()) + 1,
                 lsn,
                 duplicate: true,
-                log_id: self.log.id,
+                log_id: self.log.id as u64,
                 durability: state.durability(),
                 needs_sync: true,
             }));
@@ -536,6 +544,7 @@ impl<R: Runtime> Partition<R> {
     }
 
     /// Notes an append that was copied into group `lsn`.
+    #[inline]
     fn appended(&self, header: &BatchHeader, entry: Entry, lsn: Lsn) -> Appended {
         let state = &self.state;
         state.log_end.set(entry.next_offset);
@@ -556,7 +565,7 @@ impl<R: Runtime> Partition<R> {
             next_offset: entry.next_offset,
             lsn,
             duplicate: false,
-            log_id: self.log.id,
+            log_id: self.log.id as u64,
             durability: state.durability(),
             needs_sync,
         }
@@ -625,7 +634,7 @@ impl<R: Runtime> Partition<R> {
     /// What segments hold from `from` on; `None` when memtables serve it.
     async fn read_segments(&self, from: u64, bytes_max: usize) -> Result<Option<Run<R::Frozen>>, ReadError> {
         loop {
-            let first_in_memory = self.log.wal.memtables.borrow().first_offset(self.state.id);
+            let first_in_memory = self.log.wal.memtables.borrow_mut().first_offset(self.state.id);
             if first_in_memory.is_some_and(|first| first <= from) {
                 return Ok(None);
             }
@@ -685,8 +694,8 @@ impl<R: Runtime> Partition<R> {
 
     /// The start of the batch that contains `offset`, or `offset` itself between batches.
     async fn batch_boundary(&self, offset: u64) -> Result<u64, TruncateError> {
-        let in_memory = self.log.wal.memtables.borrow().get(self.state.id, offset).copied();
-        let first_in_memory = self.log.wal.memtables.borrow().first_offset(self.state.id);
+        let in_memory = self.log.wal.memtables.borrow_mut().get(self.state.id, offset).copied();
+        let first_in_memory = self.log.wal.memtables.borrow_mut().first_offset(self.state.id);
         if let Some(slot) = in_memory
             && first_in_memory.is_some_and(|first| first <= offset)
         {

@@ -13,7 +13,8 @@ pub type Lsn = u64;
 /// Proof that every sync group of one log up to an LSN is on stable storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Synced {
-    log_id: u128,
+    /// The lower half of the log's id: enough to notice a bug, and every ack on its way carries one.
+    log_id: u64,
     lsn: Lsn,
 }
 
@@ -21,7 +22,7 @@ impl Synced {
     /// Minted when the durable write of group `lsn` completed, or when recovery found the group on the disk and
     /// synced the file that holds it.
     pub(crate) fn up_to(log_id: u128, lsn: Lsn) -> Self {
-        Self { log_id, lsn }
+        Self { log_id: log_id as u64, lsn }
     }
 
     /// The last group it covers.
@@ -38,7 +39,7 @@ pub struct Appended {
     pub(crate) next_offset: u64,
     pub(crate) lsn: Lsn,
     pub(crate) duplicate: bool,
-    pub(crate) log_id: u128,
+    pub(crate) log_id: u64,
     pub(crate) durability: Durability,
     pub(crate) needs_sync: bool,
 }
@@ -52,27 +53,32 @@ pub struct Acked {
 
 impl Appended {
     /// Offset of its first record.
+    #[inline]
     pub fn base_offset(&self) -> u64 {
         self.base_offset
     }
 
     /// Offset behind its last record.
+    #[inline]
     pub fn next_offset(&self) -> u64 {
         self.next_offset
     }
 
     /// The sync group that carries it.
+    #[inline]
     pub fn lsn(&self) -> Lsn {
         self.lsn
     }
 
     /// Whether the log held the batch already: the producer repeated itself.
+    #[inline]
     pub fn is_duplicate(&self) -> bool {
         self.duplicate
     }
 
     /// Whether the ack has to wait for the sync of [`Self::lsn`]: always on a `durable` partition, and on a `memory`
     /// one while the offsets given out are not covered by a synced reservation.
+    #[inline]
     pub fn needs_sync(&self) -> bool {
         self.needs_sync
     }
@@ -81,10 +87,11 @@ impl Appended {
     ///
     /// # Panics
     /// If `synced` is of another log or does not reach this batch: a bug of ours that would lose data.
+    #[inline]
     pub fn acknowledge(self, synced: Synced) -> Acked {
         assert!(
             synced.log_id == self.log_id && synced.lsn >= self.lsn,
-            "an ack needs the sync of group {} of log {:032x}, got {synced:?}",
+            "an ack needs the sync of group {} of log {:016x}, got {synced:?}",
             self.lsn,
             self.log_id
         );
@@ -95,6 +102,7 @@ impl Appended {
     ///
     /// # Errors
     /// Itself, when the ack has to wait for a sync after all.
+    #[inline]
     pub fn acknowledge_unsynced(self) -> Result<Acked, Self> {
         if self.needs_sync {
             return Err(self);
@@ -105,11 +113,13 @@ impl Appended {
 
 impl Acked {
     /// Offset of the batch's first record.
+    #[inline]
     pub fn base_offset(&self) -> u64 {
         self.base_offset
     }
 
     /// What the ack means.
+    #[inline]
     pub fn durability(&self) -> Durability {
         self.durability
     }

@@ -70,6 +70,7 @@ pub(crate) fn deadline(now: Instant, timeout_ms: u32) -> Instant {
 }
 
 /// Appends a batch to a partition of this shard.
+#[inline]
 pub(crate) fn append<R: Runtime>(
     shard: &Shard<R>,
     partition: PartitionId,
@@ -96,6 +97,7 @@ pub(crate) fn append_block<R: Runtime>(
     counted(shard, batch_bytes, appended)
 }
 
+#[inline]
 fn counted<R: Runtime>(
     shard: &Shard<R>,
     batch_bytes: usize,

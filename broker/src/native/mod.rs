@@ -85,6 +85,12 @@ impl<R: Runtime> Session<R> {
         Self { shard, outbox, crossing: Crossing::default(), turn_began, warm: Warm::default() }
     }
 
+    /// Has the memory of the next requests in `received` brought; the caller is about to handle the first.
+    #[inline]
+    pub(crate) fn look_ahead(&mut self, received: &[u8]) {
+        self.warm.next(&self.shard, received);
+    }
+
     /// A turn begins.
     pub(crate) fn begin_turn(&mut self, now: Instant) {
         self.turn_began = now;
@@ -95,7 +101,6 @@ impl<R: Runtime> Session<R> {
     /// # Errors
     /// If the connection cannot go on. What the client is told is in the outbox.
     pub(crate) async fn handle(&mut self, received: &[u8]) -> Result<Next, End> {
-        self.warm.next(&self.shard, received);
         let frame = match self.decode(received, self.shard.limits().frame_bytes_max)? {
             Ok(frame) => frame,
             Err(frame_bytes) => return Ok(Next::NeedMore { frame_bytes }),
@@ -119,9 +124,8 @@ impl<R: Runtime> Session<R> {
             let outbox = Rc::clone(&self.outbox);
             let crossing = std::mem::take(&mut self.crossing);
             crossing.depart(&self.shard, move |place, outcomes| {
-                let mut outcomes = outcomes.into_iter();
                 outbox.answer(&place, |out, frame_bytes_max| {
-                    encode_produced(out, frame_bytes_max, place.to, &mut outcomes);
+                    encode_produced(out, frame_bytes_max, place.to, outcomes.into_iter());
                 });
             });
         }
@@ -291,6 +295,7 @@ impl<R: Runtime> Session<R> {
         }
     }
 
+    #[inline]
     fn accept(&self, frame: &Frame<'_, RequestHeader>) -> ReplyTo {
         let frame_bytes = frame.frame_bytes() as u32;
         self.outbox.accept(frame_bytes);

@@ -19,6 +19,7 @@ pub(crate) struct Append {
 
 impl<R: Runtime> Partition<R> {
     /// Verifies exactly one batch and puts it into the open sync group. Never waits.
+    #[inline]
     pub(crate) fn append(&self, bytes: &[u8], batch_bytes_max: usize) -> Result<Append, ProduceError> {
         if bytes.len() > batch_bytes_max {
             return Err(ProduceError::TooLarge { bytes: bytes.len(), bytes_max: batch_bytes_max });
@@ -39,8 +40,9 @@ impl<R: Runtime> Partition<R> {
         Ok(self.appended(appended, record_count))
     }
 
+    #[inline]
     fn appended(&self, appended: Appended, record_count: u32) -> Append {
-        let log_start_offset = self.stored.offsets().log_start;
+        let log_start_offset = self.stored.log_start();
         Append { placed: Placed { appended, log_start_offset }, record_count }
     }
 }

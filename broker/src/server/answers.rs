@@ -5,7 +5,7 @@
 //! request and no task is woken for one. Whatever a task works out has its place kept for it. Only fetches stand outside
 //! of the line, for they may wait for long.
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, iter::FusedIterator, mem};
 
 use runtime::Instant;
 use storage::{Lsn, Synced};
@@ -55,13 +55,49 @@ enum Owed {
 /// What can leave the line.
 pub(crate) enum Due<'a> {
     /// The answer to a produce request, to be made of these outcomes.
-    Produced(ReplyTo, &'a mut dyn ExactSizeIterator<Item = (PartitionId, ProduceOutcome)>),
+    Produced(ReplyTo, Outcomes<'a>),
     /// An answer that was made.
     Made(Vec<u8>),
 }
 
+/// What became of the batches of one request. Those that nobody asks for go with it.
+pub(crate) struct Outcomes<'a> {
+    all: &'a mut VecDeque<AppendOutcome>,
+    left: usize,
+    synced: Synced,
+}
+
+impl Iterator for Outcomes<'_> {
+    type Item = (PartitionId, ProduceOutcome);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let (partition, outcome) = self.all.pop_front().expect("the line knows how many there are");
+        Some((partition, outcome.and_then(|placed| placed.acknowledge_by(self.synced))))
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Outcomes<'_> {}
+impl FusedIterator for Outcomes<'_> {}
+
+impl Drop for Outcomes<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.left > 0 {
+            self.all.drain(..self.left);
+        }
+    }
+}
+
 impl Answers {
     /// Adds the outcome of a batch of the request being handled.
+    #[inline]
     pub(crate) fn push(&mut self, partition: PartitionId, outcome: Result<Placed, ProduceError>) {
         if let Ok(placed) = &outcome
             && placed.appended.needs_sync()
@@ -73,6 +109,7 @@ impl Answers {
     }
 
     /// Ends the request being handled; its answer waits until every batch of it may be acknowledged, or `deadline`.
+    #[inline]
     pub(crate) fn close(&mut self, to: ReplyTo, deadline: Instant) {
         let (outcomes, lsn) = (mem::take(&mut self.open), mem::take(&mut self.open_lsn));
         self.line.push_back(Owed::Produce { to, outcomes, lsn, deadline });
@@ -117,11 +154,7 @@ impl Answers {
             self.gone += 1;
             match first {
                 Owed::Produce { to, outcomes, .. } => {
-                    let outcomes = self.outcomes.drain(..outcomes);
-                    let mut outcomes = outcomes.map(|(partition, outcome)| {
-                        (partition, outcome.and_then(|placed| placed.acknowledge_by(synced)))
-                    });
-                    take(Due::Produced(to, &mut outcomes));
+                    take(Due::Produced(to, Outcomes { all: &mut self.outcomes, left: outcomes, synced }));
                 }
                 Owed::Made(answer) => take(Due::Made(answer)),
                 Owed::Awaited => unreachable!("it is not due"),

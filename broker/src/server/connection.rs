@@ -148,7 +148,12 @@ impl<R: Runtime> Connection<R> {
         session.begin_turn(started);
         let mut turn_bytes = 0;
         let frame_bytes = loop {
-            match session.handle(self.buffer.received()).await? {
+            session.look_ahead(self.buffer.received());
+            let next = match session.produce_at_once(self.buffer.received()) {
+                Some(next) => next,
+                None => session.handle(self.buffer.received()).await?,
+            };
+            match next {
                 Next::Handled { frame_bytes } => {
                     self.buffer.consume(frame_bytes);
                     self.frame_started = None;

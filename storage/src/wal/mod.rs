@@ -114,6 +114,7 @@ impl<R: Runtime> Wal<R> {
     /// Copies an entry into the open group, lets `patch` change it there, and returns the group's LSN.
     ///
     /// `state` is the partition the entry is about; it learns when the group is submitted and synced.
+    #[inline]
     pub(crate) fn push(&self, state: &Rc<State>, entry: Entry, payload: &[u8], patch: impl FnOnce(&mut [u8])) -> Lsn {
         let mut queue = self.queue.borrow_mut();
         if entry.kind == EntryKind::Batch {

@@ -54,6 +54,7 @@ impl<R: Runtime> Queue<R> {
         Self { pending: VecDeque::new(), lsn_next, lsn_last, tails_taken: tails, bytes: 0 }
     }
 
+    #[inline]
     pub(super) fn push(
         &mut self,
         rt: &R,
@@ -164,6 +165,7 @@ impl<R: Runtime> Queue<R> {
 }
 
 impl<R: Runtime> Pending<R> {
+    #[inline]
     fn touch(&mut self, state: &Rc<State>, entry: Entry) {
         let next_offset = entry.next_offset;
         match entry.kind {

@@ -164,7 +164,7 @@ pub trait Message<'a>: Sized {
     }
 
     /// The message that a whole body is.
-    #[inline]
+    #[inline(always)]
     fn decode(version: u8, body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let message = Self::decode_fields(version, &mut reader)?;

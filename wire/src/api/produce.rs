@@ -70,6 +70,7 @@ impl<'a> RequestHead<'a> {
     /// The head of a request whose batches may not have arrived yet, and the bytes it takes.
     ///
     /// [`Problem::CutShort`] means that the head itself is incomplete.
+    #[inline]
     pub fn decode_prefix(version: u8, body: &'a [u8]) -> Result<(Self, usize), DecodeError> {
         let mut reader = Reader::new(body);
         let head = Self::decode_fields(version, &mut reader)?;
@@ -183,6 +184,7 @@ impl<'a> Message<'a> for Response<'a> {
         Ok(Self { results: reader.list("results")? })
     }
 
+    #[inline]
     fn encode_fields(&self, _version: u8, writer: &mut Writer<'_>) {
         writer.list(&self.results);
     }

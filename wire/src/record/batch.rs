@@ -358,6 +358,7 @@ impl<'a> Batches<'a> {
 impl<'a> Iterator for Batches<'a> {
     type Item = Result<Batch<'a>, BatchError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
@@ -372,6 +373,7 @@ impl<'a> Iterator for Batches<'a> {
 }
 
 /// What holds for every batch, whoever wrote it.
+#[inline]
 fn check_header(header: &BatchHeader) -> Result<(), BatchError> {
     if header.magic != MAGIC {
         return Err(BatchError::Magic { found: header.magic });
@@ -386,11 +388,13 @@ fn check_header(header: &BatchHeader) -> Result<(), BatchError> {
     }
 }
 
+#[cold]
 fn record_count_error(header: &BatchHeader) -> BatchError {
     BatchError::RecordCount { record_count: header.record_count, last_offset_delta: header.last_offset_delta }
 }
 
 /// Bytes of the whole batch, as far as its length field can be believed.
+#[inline]
 fn batch_bytes(header: &BatchHeader) -> Result<usize, BatchError> {
     match usize::try_from(header.length) {
         Ok(length) if length >= LENGTH_MIN => Ok(LENGTH_END + length),
