@@ -70,6 +70,11 @@ metrics! {
     LogFlushes          Counter "log_flushes"                 "Memtables written to segments"
     LogMerges           Counter "log_merges"                  "Merges of segments"
     LogSegments         Gauge   "log_segments"                "Live segments"
+    CacheBytes          Gauge   "block_cache_bytes"           "Bytes of segments in memory for readers"
+    CacheHits           Counter "block_cache_hits"            "Reads of segments that found their block in memory or on its way"
+    CacheMisses         Counter "block_cache_misses"          "Reads of segments that had to wait for a read of the disk from its start"
+    CacheReadBytes      Counter "block_cache_read_bytes"      "Bytes of segments read from disk for readers"
+    CacheAheadBytes     Counter "block_cache_ahead_bytes"     "Bytes of these that were read ahead of need"
 }
 
 /// Number of metrics.

@@ -7,8 +7,8 @@
 //! flush outputs are merged ([`compaction`]). The [`manifest`] names what is live.
 //!
 //! **Read path.** [`Partition::read`] looks for the offset in the memtables, newest data included, and below them in the
-//! segments, through the footers that [`segment::Segments`] keeps. Bytes come out as they came in. [`Partition::get`] takes the
-//! same way by key (`get`).
+//! segments, through the footers that [`segment::Segments`] keeps and the blocks of the `block_cache`, which also reads
+//! ahead of who reads on. Bytes come out as they came in. [`Partition::get`] takes the same way by key (`get`).
 //!
 //! **Beside it.** [`inspect`] reads the directory of a stopped log, whatever its state, and never writes.
 //!
@@ -17,6 +17,7 @@
 //! `FORMAT.md` specifies every byte on disk.
 #![forbid(unsafe_code)]
 
+mod block_cache;
 pub mod codec;
 pub mod compaction;
 mod error;
@@ -36,10 +37,12 @@ pub mod partition;
 pub mod producer_state;
 mod recovery;
 pub mod segment;
+mod segment_map;
 mod settings;
 mod synced;
 mod wal;
 
+pub use block_cache::CacheStats;
 pub use error::{AppendError, LogFailed, OpenError, ReadError, TruncateError};
 pub use found::{Found, Last};
 pub use log::{Log, LogOptions, LogStats};

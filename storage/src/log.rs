@@ -12,12 +12,13 @@ use runtime::{Lock, Notify, Runtime};
 use rustc_hash::FxHashMap;
 
 use crate::{
-    PartitionId, compaction,
+    CacheStats, PartitionId, compaction,
     error::{LogFailed, OpenError},
     group::Builder,
     manifest::{Edit, Intent, Manifest, State as ManifestState},
     partition::{Partition, State},
     segment::Segments,
+    segment_map::SegmentMap,
     settings::PartitionSettings,
     synced::{Lsn, Synced},
     wal::Wal,
@@ -28,7 +29,7 @@ use crate::{
 pub struct LogOptions {
     /// Memory for memtables, in bytes; at least 64 KiB. It also sizes the WAL, which holds what is not flushed.
     pub memtable_bytes: usize,
-    /// Memory for footers of segments, in bytes.
+    /// Memory for what is read from segments, in bytes: footers take up to a half of it, and blocks what they leave.
     pub cache_bytes: usize,
     /// The largest batch taken, in bytes. A quarter of a WAL file is the limit all the same.
     pub batch_bytes_max: usize,
@@ -98,6 +99,7 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) batch_bytes_max: usize,
     pub(crate) wal: Rc<Wal<R>>,
     pub(crate) segments: Segments<R>,
+    pub(crate) segment_map: SegmentMap,
     pub(crate) manifest: Manifest,
     pub(crate) partitions: RefCell<FxHashMap<PartitionId, Rc<State>>>,
     /// Partitions that recovery found and nobody adopted yet.
@@ -158,6 +160,8 @@ pub struct LogStats {
     pub footer_bytes: u64,
     /// Partitions served.
     pub partitions: u64,
+    /// What the block cache did, and holds.
+    pub cache: CacheStats,
 }
 
 impl<R: Runtime> Log<R> {
@@ -256,6 +260,7 @@ impl<R: Runtime> Log<R> {
             memtable_bytes: shared.wal.memtables.borrow().memory_bytes() as u64,
             footer_bytes: shared.segments.footer_bytes() as u64,
             partitions: shared.partitions.borrow().len() as u64,
+            cache: shared.segments.cache_stats(),
         }
     }
 
@@ -276,6 +281,7 @@ impl<R: Runtime> Log<R> {
         for task in tasks {
             task.await;
         }
+        shared.segments.close().await;
         if let Some(failed) = wal.failure() {
             return Err(failed);
         }

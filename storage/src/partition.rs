@@ -24,11 +24,13 @@ use crate::{
     manifest::{Edit, EpochStart, add_lost},
     offset::Offsets,
     producer_state::{Producers, Sequence, SequenceError, Verdict},
-    segment::{Extent, SegmentError, SegmentMeta, reader::Run},
+    segment::{SegmentError, SegmentMeta, reader::Run},
     settings::PartitionSettings,
     synced::{Appended, Lsn},
 };
 
+/// So many segments are looked up before any of them is read.
+const SEGMENTS_AT_ONCE: usize = 8;
 /// A partition remembers at most so many idempotent producers.
 pub(crate) const PRODUCERS_MAX: usize = 16_384;
 /// A `memory` partition's first reservation, in offsets.
@@ -392,9 +394,9 @@ impl<R: Runtime> Partition<R> {
         let from = batches.lost.as_ref().map_or(offset, |lost| lost.end).max(log_start);
         batches.next_offset = from;
         if let Some(run) = self.read_segments(from, bytes_max).await? {
-            batches.bytes = run.bytes.len();
+            batches.bytes = run.bytes;
             batches.next_offset = run.next_offset;
-            batches.slices.push(run.bytes);
+            batches.slices = run.slices;
             return Ok(batches);
         }
         let end_offset = self.read_end(from);
@@ -618,17 +620,7 @@ impl<R: Runtime> Partition<R> {
 
     /// The live segments that may hold batches of these offsets, with the offsets of theirs that count; lower ones first.
     pub(crate) fn live_segments(&self, offsets: Range<u64>) -> Vec<(SegmentMeta, Range<u64>)> {
-        let Range { start: from, end } = offsets;
-        let manifest = self.log.manifest_state();
-        let holds = |segment: &&SegmentMeta| match segment.extent {
-            Extent::Own { partition, next_offset, .. } => partition == self.state.id && from < next_offset,
-            Extent::Shared { .. } => segment.extent.may_hold(self.state.id),
-        };
-        let clipped = |segment: &SegmentMeta| {
-            let clip = manifest.clip_of(self.state.id, segment.id).unwrap_or(u64::MAX);
-            (segment.clone(), from..end.min(clip))
-        };
-        manifest.segments.iter().filter(holds).map(clipped).collect()
+        self.log.segment_map.find(&self.log.manifest, self.state.id, &offsets, 0, usize::MAX).0
     }
 
     /// What segments hold from `from` on; `None` when memtables serve it.
@@ -638,27 +630,35 @@ impl<R: Runtime> Partition<R> {
             if first_in_memory.is_some_and(|first| first <= from) {
                 return Ok(None);
             }
-            let segments = self.live_segments(from..self.read_end(from));
-            match self.read_first(&segments, bytes_max).await {
+            let changes = self.log.manifest.changes();
+            let is_other = || changes != self.log.manifest.changes();
+            match self.read_live_segments(from..self.read_end(from), bytes_max).await {
                 // A merge replaced a segment before it was opened: its batches are in another one now.
-                Err(error) if error.is_missing_file() && segments != self.live_segments(from..self.read_end(from)) => {}
+                Ok(None) if is_other() => {}
+                Err(error) if error.is_missing_file() && is_other() => {}
                 read => return Ok(read?),
             }
         }
     }
 
-    async fn read_first(
+    /// The same, as long as the segments stay what they are.
+    async fn read_live_segments(
         &self,
-        segments: &[(SegmentMeta, Range<u64>)],
+        offsets: Range<u64>,
         bytes_max: usize,
     ) -> Result<Option<Run<R::Frozen>>, SegmentError> {
-        for (segment, offsets) in segments {
-            let run = self.log.segments.read(segment, self.state.id, offsets.clone(), bytes_max).await?;
-            if run.is_some() {
+        let (manifest, map, id) = (&self.log.manifest, &self.log.segment_map, self.state.id);
+        let changes = manifest.changes();
+        // Whoever reads on finds what follows in the segment of the last read, or behind it.
+        let mut place = map.place_of(manifest, self.log.segments.last_used(id, offsets.start));
+        loop {
+            let (segments, next_place) = map.find(manifest, id, &offsets, place, SEGMENTS_AT_ONCE);
+            let run = self.log.segments.read_first(&segments, id, bytes_max).await?;
+            if run.is_some() || segments.len() < SEGMENTS_AT_ONCE || changes != manifest.changes() {
                 return Ok(run);
             }
+            place = next_place;
         }
-        Ok(None)
     }
 
     async fn segments_offset_at(&self, timestamp_ms: i64, from: u64) -> Result<Option<(u64, i64)>, ReadError> {
@@ -701,7 +701,7 @@ impl<R: Runtime> Partition<R> {
         {
             return Ok(slot.base_offset.min(offset));
         }
-        let run = self.read_first(&self.live_segments(offset..u64::MAX), 1).await?;
+        let run = self.log.segments.read_first(&self.live_segments(offset..u64::MAX), self.state.id, 1).await?;
         Ok(run.map_or(offset, |run| run.base_offset.min(offset)))
     }
 

@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
     path::Path,
     rc::Rc,
@@ -27,6 +27,7 @@ use crate::{
     partition::{PRODUCERS_MAX, State, Status, sequence_of},
     producer_state::Producers,
     segment::{self, Segments},
+    segment_map::SegmentMap,
     synced::Lsn,
     wal::{
         self, Wal,
@@ -99,6 +100,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         batch_bytes_max: options.batch_bytes_max.min(options.wal_file_bytes() / 4),
         wal: Rc::new(wal),
         segments: Segments::new(&rt, segment_dir, id, options.cache_bytes),
+        segment_map: SegmentMap::default(),
         manifest,
         partitions: RefCell::default(),
         found: RefCell::new(recovery.states),
@@ -392,9 +394,14 @@ async fn has_segments<R: Runtime>(rt: &R, dir: &Path) -> Result<bool, OpenError>
 /// Deletes segments that an unfinished flush or merge left, and names files that nobody knows.
 async fn remove_garbage<R: Runtime>(rt: &R, dir: &Path, manifest: &Manifest) -> Result<(), OpenError> {
     let entries = rt.list_dir(dir).await.map_err(OpenError::io("list", dir))?;
+    let live: BTreeSet<_> = manifest.state().segments.iter().map(|segment| segment.id).collect();
     for entry in entries {
+        let id = segment::id_of_file_name(&entry.name);
+        if id.is_some_and(|id| live.contains(&id)) {
+            continue;
+        }
         let path = dir.join(&entry.name);
-        let fate = segment::id_of_file_name(&entry.name).map_or(Fate::Unknown, |id| manifest.state().fate(id));
+        let fate = id.map_or(Fate::Unknown, |id| manifest.state().fate(id));
         match fate {
             Fate::Live => {}
             Fate::Delete => rt.remove_file(&path).await.map_err(OpenError::io("remove", &path))?,

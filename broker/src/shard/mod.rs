@@ -260,6 +260,11 @@ impl<R: Runtime> Shard<R> {
             (Metric::LogFlushes, log.flushes),
             (Metric::LogMerges, log.merges),
             (Metric::LogSegments, log.segments),
+            (Metric::CacheBytes, log.cache.bytes),
+            (Metric::CacheHits, log.cache.hits),
+            (Metric::CacheMisses, log.cache.misses),
+            (Metric::CacheReadBytes, log.cache.read_bytes),
+            (Metric::CacheAheadBytes, log.cache.ahead_bytes),
         ] {
             self.metrics.set(metric, value);
         }

@@ -357,7 +357,7 @@ impl<R: Runtime> Cursor<R> {
             let bytes = self.take(bytes_max).await?;
             let position = self.span.start;
             self.span.start += bytes.len() as u64;
-            if let Some(cut) = self.reader.cut(&bytes, position, &self.offsets, usize::MAX)? {
+            if let Some(cut) = self.reader.cut(std::slice::from_ref(&bytes), position, &self.offsets, usize::MAX)? {
                 let (base_offset, next_offset) = (cut.base_offset, cut.next_offset);
                 return Ok(Some(Piece { bytes: bytes.slice(cut.range), base_offset, next_offset }));
             }

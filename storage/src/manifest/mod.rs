@@ -47,6 +47,7 @@ pub struct Manifest {
     is_new: bool,
     /// The first segment number that is neither in the state nor claimed by a queued intent.
     next_segment: Rc<Cell<u64>>,
+    changes: Rc<Cell<u64>>,
 }
 
 struct Request {
@@ -100,8 +101,9 @@ impl Manifest {
         let state = Rc::new(RefCell::new(state));
         let (queue, requests) = flume::bounded(QUEUE_REQUESTS);
         let log_id = journal.log_id();
-        drop(runtime.spawn(write(journal, Rc::clone(&state), requests)));
-        Ok(Self { queue, state, log_id, is_new, next_segment })
+        let changes = Rc::new(Cell::new(0));
+        drop(runtime.spawn(write(journal, Rc::clone(&state), Rc::clone(&changes), requests)));
+        Ok(Self { queue, state, log_id, is_new, next_segment, changes })
     }
 
     /// Whether there was no manifest when it was opened. A directory that holds other files of a log then has lost
@@ -118,6 +120,11 @@ impl Manifest {
     /// What the durable edits amount to. Not to be held across an `await`.
     pub fn state(&self) -> Ref<'_, State> {
         self.state.borrow()
+    }
+
+    /// How often the state has changed: as long as this is the same, it is.
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
     }
 
     /// Makes an edit durable, then part of the state. It happens even if this future is dropped.
@@ -176,9 +183,15 @@ fn replay(recovered: Recovered, dir: &Path, edits: u64) -> Result<State, OpenErr
 }
 
 /// Writes edits one after the other until the last handle is gone.
-async fn write<R: Runtime>(mut journal: Journal<R>, state: Rc<RefCell<State>>, requests: flume::Receiver<Request>) {
+async fn write<R: Runtime>(
+    mut journal: Journal<R>,
+    state: Rc<RefCell<State>>,
+    changes: Rc<Cell<u64>>,
+    requests: flume::Receiver<Request>,
+) {
     while let Ok(Request { edits, answer }) = requests.recv_async().await {
         let result = write_edits(&mut journal, &state, edits).await;
+        changes.set(changes.get() + 1);
         // Whoever asked may have stopped waiting.
         let _ = answer.send(result);
     }

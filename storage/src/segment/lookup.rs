@@ -50,7 +50,7 @@ impl<R: Runtime> SegmentReader<R> {
     /// # Errors
     /// [`SegmentError`].
     pub async fn last_of_key(
-        &self,
+        self: &Rc<Self>,
         partition: PartitionId,
         offsets: Range<u64>,
         key: &[u8],
@@ -74,7 +74,7 @@ impl<R: Runtime> SegmentReader<R> {
             }
             match self.read(partition, offset..offsets.end, 1).await? {
                 Some(run) if run.base_offset <= offset => {
-                    if let Some(last) = self.last_in_run(&run.bytes, run.base_offset, key, offset)? {
+                    if let Some(last) = self.last_in_run(&run.joined(), run.base_offset, key, offset)? {
                         return Ok(Some(last));
                     }
                 }
@@ -98,7 +98,7 @@ impl<R: Runtime> SegmentReader<R> {
     }
 
     async fn walk_for_key(
-        &self,
+        self: &Rc<Self>,
         partition: PartitionId,
         mut offsets: Range<u64>,
         key: &[u8],
@@ -106,7 +106,7 @@ impl<R: Runtime> SegmentReader<R> {
         let mut last = None;
         let offset_min = offsets.start;
         while let Some(run) = self.read(partition, offsets.clone(), READ_BYTES).await? {
-            last = self.last_in_run(&run.bytes, run.base_offset, key, offset_min)?.or(last);
+            last = self.last_in_run(&run.joined(), run.base_offset, key, offset_min)?.or(last);
             offsets.start = run.next_offset;
         }
         Ok(last)

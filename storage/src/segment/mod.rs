@@ -15,6 +15,7 @@ mod footer_builder;
 pub mod format;
 mod key_builder;
 mod lookup;
+mod pieces;
 mod plan;
 pub mod reader;
 pub mod segments;

@@ -8,7 +8,7 @@ use storage::{
     segment::{SegmentError, SegmentId, SegmentMeta, file_name, format::FormatError, reader::SegmentReader},
 };
 
-use crate::model::{BatchSpec, DIR, Model, batches, read_all, segments, write};
+use crate::model::{BatchSpec, DIR, Model, batches, joined, read_all, segments, write};
 
 const ID: SegmentId = SegmentId(1);
 
@@ -97,7 +97,7 @@ fn what_lies_in_sound_blocks_is_still_served() {
     disks.disk.flip_byte(path(ID), 3 * 65_536);
     let first = model[&PartitionId(3)][0].clone();
     let run = disks.run(async move |rt| {
-        segments(&rt).read(&meta, PartitionId(3), 0..u64::MAX, 1).await.map(|run| run.unwrap().bytes.to_vec())
+        segments(&rt).read(&meta, PartitionId(3), 0..u64::MAX, 1).await.map(|run| joined(&run.unwrap()))
     });
     assert_eq!(run.unwrap(), first.bytes);
 }

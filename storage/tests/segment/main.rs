@@ -1,5 +1,6 @@
 //! Segments on the simulated disk: written and read back, damaged, interrupted, merged.
 
+mod block_cache;
 mod damage;
 mod faults;
 mod footer;

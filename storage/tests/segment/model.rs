@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use proptest::prelude::*;
 use runtime::{
-    Runtime as _,
+    Frozen, Runtime as _,
     sim::{self, SimRuntime},
 };
 use storage::{
     PartitionId,
-    segment::{SegmentId, SegmentMeta, SegmentWriter, Segments},
+    segment::{SegmentId, SegmentMeta, SegmentWriter, Segments, reader::Run},
 };
 use wire::record::{Batch, BatchBuilder, Producer, patch_base_offset, patch_leader_epoch};
 
@@ -149,10 +149,17 @@ pub(crate) async fn read_all(
         while let Some(run) = segments.read(meta, partition, next_offset..u64::MAX, bytes_max).await? {
             assert!(run.next_offset > next_offset, "a read that leads nowhere");
             next_offset = run.next_offset;
-            model.entry(partition).or_default().extend(decode(&run.bytes));
+            model.entry(partition).or_default().extend(decode(&joined(&run)));
         }
     }
     Ok(model)
+}
+
+/// The bytes of a run in one piece.
+pub(crate) fn joined<F: Frozen>(run: &Run<F>) -> Vec<u8> {
+    let bytes = run.slices.iter().map(|slice| &**slice).collect::<Vec<_>>().concat();
+    assert_eq!(bytes.len(), run.bytes);
+    bytes
 }
 
 /// The batches of a run, as a model has them.

@@ -58,8 +58,8 @@ fn those_who_want_the_same_segment_share_one_opening() {
 fn the_least_recently_used_is_closed_first() {
     for (used_last, used_before) in [(0, 1), (1, 0)] {
         let reads = reads_taken(async move |rt, metas| {
-            // Room for two footers of a page each.
-            let segments = Segments::new(&rt, DIR.into(), LOG_ID, 2 * 4096);
+            // Room for two footers of a page each, in the half that is theirs.
+            let segments = Segments::new(&rt, DIR.into(), LOG_ID, 4 * 4096);
             for number in [0, 1, used_before, used_last, 2, used_last] {
                 segments.open(&metas[number]).await.unwrap();
             }

@@ -135,14 +135,22 @@ impl<'a> Batch<'a> {
         let Some(head) = bytes.first_chunk() else {
             return Err(BatchError::Truncated { bytes_needed: HEADER_BYTES, bytes_found });
         };
-        let header = BatchHeader::decode(head);
-        // The magic lies where it always lay, so a batch of another layout is called that, not a bad length.
-        check_header(&header)?;
-        let bytes_needed = batch_bytes(&header)?;
+        let (header, bytes_needed) = Batch::parse_header(head)?;
         match bytes.get(..bytes_needed) {
             Some(bytes) => Ok(Self { header, bytes }),
             None => Err(BatchError::Truncated { bytes_needed, bytes_found }),
         }
+    }
+
+    /// The header of a batch that does not lie in one piece, and how many bytes the batch has, header and all. Checks what
+    /// [`parse`](Self::parse) does, but the bounds.
+    #[inline]
+    pub fn parse_header(head: &[u8; HEADER_BYTES]) -> Result<(BatchHeader, usize), BatchError> {
+        let header = BatchHeader::decode(head);
+        // The magic lies where it always lay, so a batch of another layout is called that, not a bad length.
+        check_header(&header)?;
+        let bytes = batch_bytes(&header)?;
+        Ok((header, bytes))
     }
 
     /// The one batch that `bytes` are: like [`parse`](Self::parse), and nothing may follow.
