@@ -100,6 +100,13 @@ impl Served {
         self.ready["listen"].as_str().unwrap()
     }
 
+    /// Memory that it takes of the machine now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    }
+
     /// Runs a client command against it.
     pub(crate) fn run(&self, args: &[&str], input: &str) -> Output {
         run(&[args, &["--brokers", self.address()]].concat(), input)
