@@ -14,6 +14,7 @@ mod file;
 pub mod mesh;
 mod net;
 mod notify;
+pub mod sabotage;
 pub mod sim;
 mod time;
 

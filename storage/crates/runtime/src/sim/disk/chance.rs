@@ -3,6 +3,11 @@
 /// Given `n`, chooses a number below it.
 pub type Choose<'a> = dyn FnMut(u64) -> u64 + 'a;
 
+/// The possibilities of an unsynced change as a whole: lost, kept, or decided part by part. The last is twice as likely.
+pub(super) const WHOLE_OR_PARTS: u64 = 4;
+/// A choice among them: part by part.
+pub(super) const PARTS: u64 = 2;
+
 /// Runs through every sequence of choices, one a round, like the wheels of an odometer.
 ///
 /// ```

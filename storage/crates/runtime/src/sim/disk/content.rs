@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, io, ops::Range, rc::Rc};
 
 use super::{
-    chance::Choose,
+    chance::{Choose, WHOLE_OR_PARTS},
     fault,
     pages::{PAGE_BYTES, Page, Pages, SECTOR_BYTES},
 };
@@ -141,13 +141,18 @@ impl Content {
     }
 
     /// Leaves what the medium holds after a power cut: of each unsynced change some sectors, and of those in flight
-    /// some sectors with garbage in them.
-    pub(super) fn power_cut(&mut self, in_flight: impl IntoIterator<Item = Change>, choose: &mut Choose<'_>) {
+    /// some sectors with garbage in them, unless there is to be none.
+    pub(super) fn power_cut(
+        &mut self,
+        in_flight: impl IntoIterator<Item = Change>,
+        garbage: bool,
+        choose: &mut Choose<'_>,
+    ) {
         for unsynced in std::mem::take(&mut self.unsynced) {
             self.tear(&unsynced.change, false, choose);
         }
         for change in in_flight {
-            self.tear(&change, true, choose);
+            self.tear(&change, garbage, choose);
         }
         self.durable.truncate(self.durable_len);
         self.visible = self.durable.clone();
@@ -157,6 +162,11 @@ impl Content {
     /// Sectors whose state after a power cut is open, counted once for each change.
     pub(super) fn unsynced_sectors(&self) -> usize {
         self.unsynced.iter().map(|unsynced| unsynced.change.sectors()).sum()
+    }
+
+    /// A hash of what readers see.
+    pub(super) fn digest(&self) -> u64 {
+        self.visible.digest() ^ self.visible_len
     }
 
     /// Overwrites bytes behind the file system's back, readable at once and durable.
@@ -215,8 +225,8 @@ impl Content {
 
     /// Puts on the medium what a power cut leaves of a change: nothing, everything, or any sectors of it. The first
     /// two are chosen more often than chance would, because they are what recovery sees most.
-    fn tear(&mut self, change: &Change, in_flight: bool, choose: &mut Choose<'_>) {
-        let fate = choose(4);
+    fn tear(&mut self, change: &Change, garbage: bool, choose: &mut Choose<'_>) {
+        let fate = choose(WHOLE_OR_PARTS);
         match (fate, change) {
             (0, _) => {}
             (1, change) => self.persist(change.clone()),
@@ -225,16 +235,19 @@ impl Content {
             (_, Change::Write(extent)) => {
                 self.durable_len += partial_growth(self.durable_len, extent.end(), choose);
                 for (index, page) in extent.present() {
-                    self.tear_page(index, page, in_flight, choose);
+                    self.tear_page(index, page, garbage, choose);
                 }
             }
         }
     }
 
-    fn tear_page(&mut self, index: usize, page: &Page, in_flight: bool, choose: &mut Choose<'_>) {
+    fn tear_page(&mut self, index: usize, page: &Page, garbage: bool, choose: &mut Choose<'_>) {
         for start in (0..PAGE_BYTES).step_by(SECTOR_BYTES) {
             let sector = start..start + SECTOR_BYTES;
-            match choose(if in_flight { 3 } else { 2 }) {
+            if !garbage && self.durable.page_mut(index)[sector.clone()] == page[sector.clone()] {
+                continue;
+            }
+            match choose(if garbage { 3 } else { 2 }) {
                 0 => {}
                 1 => self.durable.page_mut(index)[sector.clone()].copy_from_slice(&page[sector]),
                 _ => self.durable.page_mut(index)[sector].fill(choose(256) as u8),

@@ -4,12 +4,15 @@
 use std::{collections::BTreeMap, io};
 
 use super::{
-    chance::Choose,
+    chance::{Choose, PARTS, WHOLE_OR_PARTS},
     content::{Change, Content, Extent},
     fault,
     names::{Inode, NameChange, Names},
 };
-use crate::{file::DirEntry, sim::Rng};
+use crate::{
+    file::DirEntry,
+    sim::{Rng, trace},
+};
 
 /// A disk at one moment. Clone it to recover the same crash several times.
 #[derive(Clone, Default)]
@@ -39,6 +42,29 @@ impl Image {
 
     /// Loses power, asking `choose` for each decision.
     pub fn power_cut_by(&mut self, choose: &mut Choose<'_>) {
+        self.lose_power(true, choose);
+    }
+
+    /// Loses power, asking `keeps` about every sector, length and name that is open: it is kept or lost, and there is no
+    /// garbage. A sector that would be the same either way is not asked about.
+    pub fn power_cut_keeping(&mut self, mut keeps: impl FnMut() -> bool) {
+        self.lose_power(false, &mut |possible| match possible {
+            WHOLE_OR_PARTS => PARTS,
+            _ if keeps() => possible - 1,
+            _ => 0,
+        });
+    }
+
+    /// A hash of every name and every byte: images with equal ones are recovered alike. Meant for what a crash left, where
+    /// nothing is unsynced.
+    pub fn digest(&self) -> u64 {
+        self.names.files().fold(0, |digest: u64, (path, inode)| {
+            let file = trace::digest(path.as_bytes()) ^ self.content(inode).digest().rotate_left(1);
+            (digest.rotate_left(5) ^ file).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        })
+    }
+
+    fn lose_power(&mut self, garbage: bool, choose: &mut Choose<'_>) {
         let mut torn: BTreeMap<Inode, Vec<Change>> = BTreeMap::new();
         for mutation in std::mem::take(&mut self.in_flight).into_values() {
             match mutation {
@@ -49,7 +75,7 @@ impl Image {
         self.names.power_cut(choose);
         self.close_all();
         for (inode, content) in &mut self.contents {
-            content.power_cut(torn.remove(inode).unwrap_or_default(), choose);
+            content.power_cut(torn.remove(inode).unwrap_or_default(), garbage, choose);
         }
     }
 

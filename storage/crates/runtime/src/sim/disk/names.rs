@@ -13,7 +13,7 @@ use std::{
     rc::Rc,
 };
 
-use super::chance::Choose;
+use super::chance::{Choose, WHOLE_OR_PARTS};
 
 /// The number of a file, whatever its name.
 pub(super) type Inode = u64;
@@ -137,7 +137,7 @@ impl Names {
     pub(super) fn power_cut(&mut self, choose: &mut Choose<'_>) {
         let mut lost_names: BTreeSet<Rc<str>> = BTreeSet::new();
         let unsynced = std::mem::take(&mut self.unsynced);
-        let fate = if unsynced.is_empty() { 0 } else { choose(4) };
+        let fate = if unsynced.is_empty() { 0 } else { choose(WHOLE_OR_PARTS) };
         for Unsynced { change, .. } in unsynced {
             let chosen = match fate {
                 0 => false,

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use crate::sim::trace::digest as digest_of;
+
 pub(super) const PAGE_BYTES: usize = 4096;
 /// The unit in which a disk keeps or loses data.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -45,6 +47,13 @@ impl Pages {
         each_page(position, bytes.len(), |index, within, range| {
             self.page_mut(index)[within..within + range.len()].copy_from_slice(&bytes[range]);
         });
+    }
+
+    /// A hash of all bytes that are not zero, and where they are.
+    pub(super) fn digest(&self) -> u64 {
+        let pages = self.0.iter().enumerate().filter_map(|(index, page)| Some((index, page.as_ref()?)));
+        let written = pages.filter(|(_, page)| page.iter().any(|&byte| byte != 0));
+        written.fold(0, |digest: u64, (index, page)| digest.rotate_left(7) ^ digest_of(&page[..]) ^ index as u64)
     }
 
     /// Turns everything from `len` on into zeros.
