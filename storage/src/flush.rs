@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeSet, hint::black_box, rc::Rc, time::Duration};
 
-use runtime::Runtime;
+use runtime::{
+    Runtime,
+    sabotage::{die_at, planted},
+};
 
 use crate::{
     PartitionId,
@@ -97,7 +100,13 @@ async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFaile
     let _alone = shared.maintenance.lock().await;
     let Some(work) = Work::of_oldest(shared) else { return Ok(()) };
     let intent = shared.intend(work.planned.len()).await?;
+    die_at("flush intended");
+    if planted("recycle before the flush edit") {
+        let file = shared.wal.memtables.borrow().oldest_sealed().expect("it is being flushed").file.clone();
+        shared.wal.files.release(file).await?;
+    }
     let segments = write_segments(shared, &work, intent).await?;
+    die_at("segments written");
     let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let flush = Flush {
         intent: intent.map(|intent| intent.first),
@@ -107,9 +116,13 @@ async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFaile
         dropped: Vec::new(),
     };
     shared.edit(Edit::Flush(flush)).await?;
+    die_at("flush noted");
     shared.flushed_lsn.set(work.through.lsn);
     let file = shared.wal.memtables.borrow_mut().flushed();
-    shared.wal.files.release(file).await?;
+    if !planted("recycle before the flush edit") {
+        shared.wal.files.release(file).await?;
+    }
+    die_at("WAL file released");
     shared.delete_obsolete().await?;
     shared.counters.flushes.set(shared.counters.flushes.get() + 1);
     shared.counters.flushed_bytes.set(shared.counters.flushed_bytes.get() + bytes);
@@ -130,10 +143,12 @@ impl Work {
         let memtables = shared.wal.memtables.borrow();
         let sealed = memtables.oldest_sealed()?;
         let through = Flushed { salt: sealed.file.salt, lsn: sealed.memtable.last_lsn().max(shared.flushed_lsn.get()) };
-        // A reservation may stand in this WAL file though the partition's batches are in others.
-        let reserved = shared.partitions.borrow();
-        let reserved = reserved.values().filter(|state| state.reservation().is_some()).map(|state| state.id);
-        let ids: BTreeSet<PartitionId> = sealed.memtable.partitions().into_iter().chain(reserved).collect();
+        // A reservation or a truncation may stand in this WAL file though the partition's batches are in others.
+        let (served, found) = (shared.partitions.borrow(), shared.found.borrow());
+        let states = served.values().chain(found.values());
+        let noted = states.filter(|state| state.reservation().is_some() || state.producers_cut.get());
+        let noted = noted.map(|state| state.id);
+        let ids: BTreeSet<PartitionId> = sealed.memtable.partitions().into_iter().chain(noted).collect();
         let bytes_of = |id: PartitionId| sealed.memtable.partition(id).map_or(0, |index| index.batch_bytes());
         // Apart, so that compaction by key rewrites nobody else's.
         let (keyed, others): (Vec<_>, Vec<_>) =
@@ -158,6 +173,7 @@ fn flushed_partition<R: Runtime>(
     let state = shared.state(id);
     let last = memtable.partition(id).and_then(|index| index.slots().last());
     let flushed_end = last.map_or(flushed_before, Slot::next_offset);
+    let tells_producers = state.producers_cut.replace(false) || last.is_some();
     let epochs = state.epochs();
     let epochs = epochs.iter().filter(|start| (flushed_before..flushed_end).contains(&start.offset));
     FlushedPartition {
@@ -166,7 +182,7 @@ fn flushed_partition<R: Runtime>(
         flushed_end,
         reserved_end: state.reservation().unwrap_or(0),
         epochs: epochs.copied().collect(),
-        producers: last.map(|_| state.producers.borrow().encode(through)),
+        producers: (tells_producers && !planted("forget producers")).then(|| state.producers.borrow().encode(through)),
     }
 }
 

@@ -14,7 +14,7 @@
 //! The header proves itself before anything in it is believed: a damaged version number is damage, and no later format.
 //! `FORMAT.md` specifies the bytes.
 
-use runtime::{BLOCK_ALIGNMENT, Block};
+use runtime::{BLOCK_ALIGNMENT, Block, sabotage::planted};
 
 use crate::{PartitionId, synced::Lsn};
 
@@ -307,7 +307,7 @@ impl Header {
         if bytes[..4] != MAGIC || stamp.log_id != log_id || stamp.salt != salt {
             return Err(GroupError::Absent);
         }
-        if header_crc(salted(salt), bytes) != u32_at(bytes, HEADER_CRC_POSITION) {
+        if header_crc(salted(salt), bytes) != u32_at(bytes, HEADER_CRC_POSITION) && !planted("trust the header") {
             return Err(GroupError::Damaged);
         }
         let version = u16::from_le_bytes(array(bytes, 4));

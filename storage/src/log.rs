@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use runtime::{Lock, Notify, Runtime};
+use runtime::{Lock, Notify, Runtime, sabotage::die_at};
 use rustc_hash::FxHashMap;
 
 use crate::{
@@ -285,6 +285,7 @@ impl<R: Runtime> Log<R> {
         if let Some(failed) = wal.failure() {
             return Err(failed);
         }
+        die_at("all flushed");
         shared.edit(Edit::Clean { last_lsn: wal.lsn_last(), next_lsn: wal.lsn_next() }).await
     }
 }

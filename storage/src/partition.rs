@@ -9,7 +9,10 @@ use std::{
     rc::Rc,
 };
 
-use runtime::{Notify, Runtime};
+use runtime::{
+    Notify, Runtime,
+    sabotage::{die_at, planted},
+};
 use wire::{
     Durability,
     record::{Batch, BatchHeader, Producer, patch_base_offset, patch_leader_epoch},
@@ -21,7 +24,7 @@ use crate::{
     get::check_keys,
     group::{Entry, EntryKind},
     log::Shared,
-    manifest::{Edit, EpochStart, add_lost},
+    manifest::{Edit, EpochStart, add_lost, cut_lost},
     offset::Offsets,
     producer_state::{Producers, Sequence, SequenceError, Verdict},
     segment::{SegmentError, SegmentMeta, reader::Run},
@@ -68,6 +71,8 @@ pub(crate) struct State {
     settings: Cell<PartitionSettings>,
     pub(crate) lost: RefCell<Vec<Range<u64>>>,
     pub(crate) producers: RefCell<Producers>,
+    /// A truncation took batches of theirs back, and the manifest may still know them.
+    pub(crate) producers_cut: Cell<bool>,
     /// Where each leader epoch began, as far as recovery and flush need to know.
     epochs: RefCell<Vec<EpochStart>>,
 }
@@ -107,6 +112,7 @@ impl State {
             settings: Cell::new(PartitionSettings::default()),
             lost: RefCell::new(Vec::new()),
             producers: RefCell::new(Producers::new(PRODUCERS_MAX)),
+            producers_cut: Cell::new(false),
             epochs: RefCell::new(Vec::new()),
         }
     }
@@ -201,6 +207,17 @@ impl State {
     pub(crate) fn lose(&self, offsets: Range<u64>) {
         add_lost(&mut self.lost.borrow_mut(), offsets);
         self.skip_lost();
+    }
+
+    /// A truncation took the batches from `next_offset` on away from their producers.
+    pub(crate) fn cut_producers(&self, next_offset: u64) {
+        self.producers.borrow_mut().truncate(next_offset);
+        self.producers_cut.set(true);
+    }
+
+    /// A truncation gives these offsets out again, lost or not.
+    pub(crate) fn forget_lost(&self, next_offset: u64) {
+        cut_lost(&mut self.lost.borrow_mut(), next_offset);
     }
 
     /// Recovery goes on behind offsets that it, or one before it, gave up.
@@ -469,9 +486,12 @@ impl<R: Runtime> Partition<R> {
         self.log.wal.synced(lsn).await?;
         let _alone = self.log.maintenance.lock().await;
         self.log.wal.memtables.borrow_mut().truncate(self.id(), next_offset);
-        self.log.manifest_clip(self.id(), next_offset).await?;
+        if !planted("truncate no segment") {
+            self.log.manifest_clip(self.id(), next_offset).await?;
+        }
         self.state.cut_to(next_offset);
-        self.state.producers.borrow_mut().truncate(next_offset);
+        self.state.forget_lost(next_offset);
+        self.state.cut_producers(next_offset);
         let status = match before {
             Status::Refused { from } if from >= next_offset => {
                 // What was damaged is cut off.
@@ -502,9 +522,12 @@ impl<R: Runtime> Partition<R> {
         };
         let lsn = self.log.wal.push(&self.state, entry, &[], |_| ());
         self.log.wal.synced(lsn).await?;
+        die_at("partition dropped");
         let _alone = self.log.maintenance.lock().await;
         self.log.wal.memtables.borrow_mut().remove(self.id());
-        self.log.forget(self.id(), lsn).await
+        self.log.forget(self.id(), lsn).await?;
+        die_at("partition forgotten");
+        Ok(())
     }
 
     /// Decides where a batch goes, without changing anything.
@@ -721,6 +744,9 @@ impl<R: Runtime> Partition<R> {
 
     /// The lost range that `offset` is in.
     fn lost_at(&self, offset: u64) -> Option<Range<u64>> {
+        if planted("hide what is lost") {
+            return None;
+        }
         self.state.lost.borrow().iter().find(|lost| lost.contains(&offset)).cloned()
     }
 }

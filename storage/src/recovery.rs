@@ -12,7 +12,10 @@ use std::{
     rc::Rc,
 };
 
-use runtime::{Instant, Lock, Notify, Runtime};
+use runtime::{
+    Instant, Lock, Notify, Runtime,
+    sabotage::{die_at, planted},
+};
 use wire::record::{Batch, Producer};
 
 use crate::{
@@ -71,11 +74,15 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         let applied = manifest.apply_all(edits).await;
         applied.map_err(|error| LogFailed::new("writing the manifest of", dir, error))
     };
-    apply(vec![Edit::Open]).await?;
+    if !planted("clean for ever") {
+        apply(vec![Edit::Open]).await?;
+    }
+    die_at("log opened");
     recovery.replay(&rt, &found, id);
     let decisions = recovery.decisions(&manifest.state(), &found);
     if !decisions.is_empty() {
         apply(decisions).await?;
+        die_at("tail cut");
     }
     remove_garbage(&rt, &segment_dir, &manifest).await?;
     let wal_found = {
@@ -179,6 +186,8 @@ struct Recovery<R: Runtime> {
     reservations: BTreeMap<PartitionId, u64>,
     refused: BTreeMap<PartitionId, Refusal>,
     truncated: Vec<(PartitionId, u64)>,
+    /// An earlier recovery has dealt with every group below.
+    lsn_new: Lsn,
     dropped: BTreeMap<PartitionId, Lsn>,
     now: Instant,
 }
@@ -191,6 +200,7 @@ impl<R: Runtime> Recovery<R> {
             reservations: BTreeMap::new(),
             refused: BTreeMap::new(),
             truncated: Vec::new(),
+            lsn_new: manifest.next_lsn,
             dropped: manifest.dropped.clone(),
             now,
         };
@@ -271,8 +281,12 @@ impl<R: Runtime> Recovery<R> {
                 self.memtables.iter_mut().for_each(|memtable| memtable.truncate(id, entry.next_offset));
                 let state = self.state(id);
                 state.cut_to(entry.next_offset);
-                state.producers.borrow_mut().truncate(entry.next_offset);
-                self.truncated.push((id, entry.next_offset));
+                state.cut_producers(entry.next_offset);
+                // One that an earlier recovery met is in the manifest; what was lost since then stays lost.
+                if lsn >= self.lsn_new {
+                    state.forget_lost(entry.next_offset);
+                    self.truncated.push((id, entry.next_offset));
+                }
                 // Damage behind the cut is void with all else there.
                 self.refused.retain(|&refused, refusal| refused != id || refusal.from < entry.next_offset);
             }
@@ -314,7 +328,7 @@ impl<R: Runtime> Recovery<R> {
 
     /// What recovery decided, as manifest edits; the partitions change accordingly.
     fn decisions(&mut self, manifest: &ManifestState, found: &replay::Found<R>) -> Vec<Edit> {
-        let mut edits = self.cuts(found);
+        let mut edits = if planted("no cut") { Vec::new() } else { self.cuts(found) };
         self.states.values().for_each(|state| state.skip_lost());
         let dropped = self.dropped.iter().filter(|(id, lsn)| manifest.dropped.get(id) != Some(lsn));
         edits.extend(dropped.map(|(&partition, &lsn)| Edit::Drop { partition, lsn }));
@@ -323,7 +337,7 @@ impl<R: Runtime> Recovery<R> {
         for (&partition, &end) in &self.reservations {
             let Some(state) = self.states.get(&partition) else { continue };
             let offsets = state.log_end()..end;
-            if !offsets.is_empty() {
+            if !offsets.is_empty() && !planted("no reservation") {
                 state.lose(offsets.clone());
                 edits.push(Edit::Lost { partition, offsets });
             }
@@ -405,6 +419,9 @@ async fn remove_garbage<R: Runtime>(rt: &R, dir: &Path, manifest: &Manifest) -> 
         match fate {
             Fate::Live => {}
             Fate::Delete => rt.remove_file(&path).await.map_err(OpenError::io("remove", &path))?,
+            Fate::Unknown if planted("adopt strangers") => {
+                rt.remove_file(&path).await.map_err(OpenError::io("remove", &path))?;
+            }
             Fate::Unknown => tracing::warn!("{} is not a segment of this log; it is left alone", path.display()),
         }
     }

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use runtime::Runtime;
+use runtime::{Runtime, sabotage::die_at};
 use storage::PartitionSettings;
 use storage::journal::WriteError;
 use wire::{PartitionId, TopicId};
@@ -107,6 +107,7 @@ async fn create<R: Runtime>(shard: &Rc<Shard<R>>, new: NewTopic) -> Result<Topic
     let settings = by_name(new.settings)?;
     let id = TopicId(u128::from(shard.rt.random_u64()) << 64 | u128::from(shard.rt.random_u64()));
     propose(shard, Command::CreateTopic { id, name: name.clone(), partitions: new.partition_count, settings }).await?;
+    die_at("topic created");
     let snapshot = publish(shard).await;
     let created = Placement::new(snapshot).topic(&name).filter(|topic| topic.id == id);
     created.ok_or(TopicError::Deleted { name })
@@ -130,6 +131,7 @@ async fn delete<R: Runtime>(shard: &Rc<Shard<R>>, name: &str) -> Result<TopicId,
     let Outcome::Topic(id) = propose(shard, Command::DeleteTopic { name }).await? else {
         unreachable!("of a deletion")
     };
+    die_at("topic deleted");
     let deleted: BTreeSet<PartitionId> = topic.partitions.iter().map(|placed| placed.partition).collect();
     let mut erased = tombstones(&*publish(shard).await);
     // Others are erased by those who deleted them.
@@ -187,6 +189,7 @@ async fn erase_everywhere<R: Runtime>(
             erased.extend(partitions);
         }
     }
+    die_at("partitions erased");
     propose(shard, Command::ConfirmDropped { partitions: erased }).await.map(drop)
 }
 

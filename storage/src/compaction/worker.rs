@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use runtime::Runtime;
+use runtime::{Runtime, sabotage::die_at};
 use wire::record::BatchHeader;
 
 use super::{
@@ -128,6 +128,7 @@ impl Work {
         let intent = shared.intend(merge.outputs()).await?;
         let ids: Vec<_> =
             intent.into_iter().flat_map(|intent| (intent.first.0..intent.end().0).map(SegmentId)).collect();
+        die_at("merge intended");
         let dir = shared.segments.dir();
         let added = merge.run(dir, &ids).await;
         let added = match added {
@@ -152,7 +153,9 @@ impl Work {
         let is_live = |id: &SegmentId| shared.manifest_state().segments.iter().any(|segment| segment.id == *id);
         let removed = merge.inputs().filter(is_live).collect();
         let edit = manifest::Merge { intent: intent.map(|intent| intent.first), removed, added };
+        die_at("merged");
         shared.edit(Edit::Merge(edit)).await?;
+        die_at("merge noted");
         shared.delete_obsolete().await?;
         shared.counters.merges.set(shared.counters.merges.get() + 1);
         shared.counters.merged_bytes.set(shared.counters.merged_bytes.get() + bytes);

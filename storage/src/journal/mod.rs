@@ -20,7 +20,7 @@ mod recover;
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use runtime::{File, OpenMode, Runtime};
+use runtime::{File, OpenMode, Runtime, sabotage::die_at};
 
 use crate::{
     PartitionId,
@@ -256,8 +256,10 @@ impl<R: Runtime> Journal<R> {
         target.write(group).await?;
         let complete = FileName { complete: true, ..name };
         let path = self.path(complete);
+        die_at("snapshot written");
         self.runtime.rename(&target.path, &path).await?;
         self.runtime.sync_dir(&self.dir).await?;
+        die_at("snapshot named");
         self.names.retain(|older| *older != name);
         for older in &self.names {
             self.runtime.remove_file(&self.path(*older)).await?;
@@ -265,6 +267,7 @@ impl<R: Runtime> Journal<R> {
         if !self.names.is_empty() {
             self.runtime.sync_dir(&self.dir).await?;
         }
+        die_at("snapshot alone");
         self.names = vec![complete];
         target.replace_at = (4 * target.position).max(self.runtime.block_bytes() as u64);
         target.path = path;

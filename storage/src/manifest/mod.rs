@@ -29,8 +29,8 @@ use crate::{
     segment::SegmentId,
 };
 pub use edit::{Edit, Flush, Flushed, FlushedPartition, INTENT_SEGMENTS_MAX, Intent, Merge};
-pub(crate) use state::add_lost;
 pub use state::{Clip, Cut, EpochStart, Evidence, Fate, Inconsistent, Partition, Refusal, State};
+pub(crate) use state::{add_lost, cut_lost};
 
 /// Its files are called `manifest-…`.
 const PREFIX: &str = "manifest";

@@ -413,6 +413,7 @@ impl Partition {
     fn clip(&mut self, clip: Clip) {
         self.flushed_end = self.flushed_end.min(clip.next_offset).max(self.log_start);
         self.epochs.retain(|start| start.offset < clip.next_offset);
+        cut_lost(&mut self.lost, clip.next_offset);
         self.clips.retain(|older| older.next_offset < clip.next_offset);
         // An older one of the same segments cuts deeper.
         if self.clips.last().is_none_or(|older| older.segments_below < clip.segments_below) {
@@ -435,6 +436,14 @@ impl Partition {
     fn lose(&mut self, range: Range<u64>) {
         add_lost(&mut self.lost, range);
     }
+}
+
+/// Forgets what was lost from `next_offset` on: these offsets are given out again.
+pub(crate) fn cut_lost(lost: &mut Vec<Range<u64>>, next_offset: u64) {
+    lost.retain_mut(|range| {
+        range.end = range.end.min(next_offset);
+        !range.is_empty()
+    });
 }
 
 /// Adds a range of lost offsets, joined with those it touches: a reader is told of a range before it goes on behind it, so

@@ -288,6 +288,7 @@ fn lost_ranges_are_joined_and_end_with_the_log_start() {
     check(&[lost(10..20), lost(30..40), lost(20..30)], &[10..40]);
     check(&[lost(10..20), lost(30..40), lost(15..32), lost(5..5)], &[10..40]);
     check(&[lost(10..20), lost(30..40), Edit::LogStart { partition: P, log_start: 20 }], &[30..40]);
+    check(&[lost(10..20), lost(30..40), Edit::Clip { partition: P, next_offset: 15 }], &[10..15]);
 }
 
 #[test]

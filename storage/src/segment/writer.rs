@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use runtime::{BLOCK_ALIGNMENT, Block, File, OpenMode, Runtime};
+use runtime::{BLOCK_ALIGNMENT, Block, File, OpenMode, Runtime, sabotage::planted};
 use wire::record::Batches;
 
 use super::{
@@ -226,6 +226,9 @@ impl<R: Runtime> Output<R> {
         if self.filled > 0 {
             let bytes = self.block.freeze(self.filled);
             self.file.write(bytes, self.position).await.map_err(WriteError::io("write", &self.path))?;
+        }
+        if planted("flush edit before segment sync") {
+            return Ok(());
         }
         self.file.sync().await.map_err(WriteError::io("sync", &self.path))
     }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use runtime::{File, Notify, OpenMode, Runtime};
+use runtime::{File, Notify, OpenMode, Runtime, sabotage::planted};
 
 use crate::error::LogFailed;
 
@@ -241,12 +241,16 @@ impl<R: Runtime> Files<R> {
 
     fn next_name(&self) -> (PathBuf, u64) {
         let mut state = self.state.borrow_mut();
-        let (sequence, salt) = (state.sequence, self.rt.random_u64());
+        let salt = if planted("no salt") { 0 } else { self.rt.random_u64() };
+        let sequence = state.sequence;
         state.sequence += 1;
         (self.dir.join(file_name(sequence, salt)), salt)
     }
 
     async fn sync_dir(&self) -> Result<(), LogFailed> {
+        if planted("no directory sync") {
+            return Ok(());
+        }
         self.rt.sync_dir(&self.dir).await.map_err(|error| LogFailed::new("syncing", &self.dir, error))
     }
 }
