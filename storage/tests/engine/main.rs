@@ -1,12 +1,16 @@
-//! The log as a whole, on the simulated disk: its promises one by one, its recovery, and campaigns of crashes and damage.
+//! The log as a whole, on the simulated disk: its promises one by one, its recovery, and campaigns of crashes, damage and
+//! random lives.
 //!
 //! One binary, since each would compile the engine anew. `cargo test -p storage --test engine keyed` runs a part of it.
 
 mod corruption;
 mod crash_campaign;
+mod crash_states;
 mod golden;
 mod inspect;
 mod keyed;
+mod model;
 mod promises;
 mod recovery;
+mod reference;
 mod support;

@@ -14,7 +14,7 @@ pub(crate) struct Sent {
     epoch: i16,
     /// Sequence, count and base offset of what is in the log.
     batches: Vec<(i32, i32, u64)>,
-    /// Batches were taken back: how much the log remembers depends on how many there were.
+    /// Batches were taken back or lost: what the log remembers depends on how many there were.
     is_uncertain: bool,
 }
 
@@ -24,18 +24,21 @@ impl Producers {
     }
 
     /// Batches for which `is_there` does not hold are gone.
-    pub(crate) fn keep(&mut self, partition: u64, is_uncertain: bool, is_there: impl Fn(u64) -> bool) {
-        for ((of, _), sent) in &mut self.0 {
-            if *of == partition {
-                let before = sent.batches.len();
-                sent.batches.retain(|&(_, _, base_offset)| is_there(base_offset));
-                sent.is_uncertain |= is_uncertain && sent.batches.len() < before;
-                // The log knows the epoch from what is in it.
-                if sent.batches.is_empty() {
-                    sent.is_uncertain = true;
-                }
-            }
+    pub(crate) fn keep(&mut self, partition: u64, is_there: impl Fn(u64) -> bool) {
+        for sent in self.all_of(partition) {
+            sent.batches.retain(|&(_, _, base_offset)| is_there(base_offset));
+            // The log knows the epoch from what is in it.
+            sent.is_uncertain |= sent.batches.is_empty();
         }
+    }
+
+    /// How much the log remembers of each producer is its own business: any sequence may be next, once.
+    pub(crate) fn doubt(&mut self, partition: u64) {
+        self.all_of(partition).for_each(|sent| sent.is_uncertain = true);
+    }
+
+    fn all_of(&mut self, partition: u64) -> impl Iterator<Item = &mut Sent> {
+        self.0.iter_mut().filter(move |((of, _), _)| *of == partition).map(|(_, sent)| sent)
     }
 }
 

@@ -3,7 +3,6 @@
 //!
 //! It knows nothing of WAL, memtables and segments. Of each partition it knows which batch was given which offset, below
 //! which offset nothing may ever be missing, and below which offset nothing may ever be bound to other bytes.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
     collections::BTreeMap,

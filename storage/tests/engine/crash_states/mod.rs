@@ -6,14 +6,10 @@
 //! recovered, read, crashed again at once, crashed in the middle of its recovery, and crashed again behind further writes.
 //!
 //! `cargo test` visits the first 4,000 states. The campaign: `STREAMBUS_STATES=200000 cargo test --release -p storage
-//! --test crash_states -- --nocapture`; it goes through all workloads and begins again with the next seed. One seed:
-//! `STREAMBUS_SEED=3`.
+//! --test engine crash_states -- --nocapture`; it goes through all workloads and begins again with the next seed. One
+//! seed: `STREAMBUS_SEED=3`.
 
 mod recover;
-#[path = "../reference/mod.rs"]
-mod reference;
-#[path = "../support/mod.rs"]
-mod support;
 mod workload;
 
 use std::collections::HashSet;

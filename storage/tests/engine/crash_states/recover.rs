@@ -10,10 +10,10 @@ use runtime::sim::{Rng, SimRuntime, disk::Image};
 use storage::{Log, PartitionId};
 use wire::record::{Batch, Producer};
 
+use super::workload::open;
 use crate::{
     reference::{Record, Reference, Seen, encode, look},
     support,
-    workload::open,
 };
 
 /// The values of what is appended behind a recovery: no workload gets there.

@@ -2,15 +2,11 @@
 //! merges, restarts, crashes in the middle of anything, damage, clock jumps.
 //!
 //! A case is 50 operations on average; one that fails is shrunk to the fewest operations that still fail, and its seed is
-//! printed. `cargo test` runs 400 cases. The campaign: `STREAMBUS_CASES=20000 cargo test --release -p storage --test model
-//! -- --nocapture`; one case: `STREAMBUS_SEED=42`.
+//! printed. `cargo test` runs 400 cases. The campaign: `STREAMBUS_CASES=20000 cargo test --release -p storage --test engine
+//! model -- --nocapture`; one case: `STREAMBUS_SEED=42`.
 
 mod op;
 mod producers;
-#[path = "../reference/mod.rs"]
-mod reference;
-#[path = "../support/mod.rs"]
-mod support;
 mod world;
 
 use std::{cell::RefCell, collections::BTreeMap};

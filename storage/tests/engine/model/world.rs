@@ -15,9 +15,11 @@ use runtime::{
 use storage::{Appended, Durability, Log, PartitionId};
 use wire::record::{Batch, Producer};
 
-use crate::{
+use super::{
     op::{How, Op, PLACES},
     producers::{Producers, is_out_of_order, is_stale},
+};
+use crate::{
     reference::{Partition, Record, Reference, Seen, Trouble, decode, encode, look},
     support,
 };
@@ -209,8 +211,10 @@ impl State {
         self.pending.clear();
         self.expected.recovered(seen);
         for (id, partition) in self.expected.partitions() {
-            let is_memory = partition.durability() == Durability::Memory;
-            self.producers.keep(id, is_memory, |base| partition.records().any(|(offset, _)| offset == base));
+            self.producers.keep(id, |base| partition.records().any(|(offset, _)| offset == base));
+            if partition.durability() == Durability::Memory {
+                self.producers.doubt(id);
+            }
         }
         // A deletion that a crash interrupted may have happened: the place needs a partition.
         for place in 0..PLACES {
@@ -389,7 +393,8 @@ async fn truncate(state: &Rc<RefCell<State>>, place: usize, at: u16) -> Outcome 
     let State { expected, producers, pending, .. } = &mut *state;
     let expected = expected.partition_mut(id);
     expected.truncated();
-    producers.keep(id, true, |base| expected.records().any(|(offset, _)| offset == base));
+    producers.keep(id, |base| expected.records().any(|(offset, _)| offset == base));
+    producers.doubt(id);
     pending.retain(|(pending, _)| *pending != id);
     match partition.offsets().log_end == expected.end() {
         true => Ok("truncate"),
