@@ -135,6 +135,9 @@ impl BrokerHandle {
     }
 }
 
+/// Messages a shard's inbox holds: more than what a turn of all other shards sends.
+const INBOX_MESSAGES_MAX: usize = 1024;
+
 fn settings(config: &Config) -> Settings {
     let (broker, share) = (&config.broker, config.memory_share());
     Settings {
@@ -157,5 +160,6 @@ fn settings(config: &Config) -> Settings {
             produce_wait_max: broker.produce_wait_max,
             connection_bytes_max: share.connections as usize,
         },
+        inbox_messages_max: INBOX_MESSAGES_MAX,
     }
 }

@@ -21,9 +21,6 @@ use crate::{
     shard::start::Order,
 };
 
-/// Messages a shard's inbox holds.
-pub(crate) const INBOX_MESSAGES_MAX: usize = 1024;
-
 /// The way back for one answer.
 pub(crate) type Reply<T> = Sender<T>;
 

@@ -22,7 +22,7 @@ use storage::{Log, LogFailed, LogOptions};
 
 use super::{
     Failure, Node, Shard, mailroom,
-    mesh::{INBOX_MESSAGES_MAX, Message, Reply, call, send_surely},
+    mesh::{Message, Reply, call, send_surely},
     metadata,
 };
 pub use crate::server::limits::Limits;
@@ -51,6 +51,8 @@ pub struct Settings {
     pub log: LogOptions,
     /// What connections may cost.
     pub limits: Limits,
+    /// Messages from other shards that may wait for one; more are refused as Busy.
+    pub inbox_messages_max: usize,
 }
 
 /// Why a node does not serve. Each message says what to do.
@@ -199,7 +201,7 @@ impl<R: Runtime> Holder<R> {
 /// If there is none, or more than 65,534: the last number means any shard.
 pub fn seats<R: Runtime>(shards: usize, settings: Settings) -> (Vec<Seat<R>>, Holder<R>) {
     assert!((1..usize::from(u16::MAX)).contains(&shards), "a node of {shards} shards");
-    let (mesh, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| inbox(INBOX_MESSAGES_MAX)).unzip();
+    let (mesh, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| inbox(settings.inbox_messages_max)).unzip();
     let ((stop, stop_seen), (started, start_seen)) = (call(), call());
     let (settings, stage) = (Arc::new(settings), Stage::default());
     let mut lead = Some(Lead { stop: stop_seen, started, stage: stage.clone() });

@@ -4,6 +4,7 @@
 
 mod actors;
 mod client;
+mod cross_core;
 mod node;
 
 use std::{

@@ -23,11 +23,16 @@ pub(crate) struct World {
 impl World {
     /// A broker on an empty disk.
     pub(crate) fn start(seed: u64) -> Rc<Self> {
+        Self::start_with(seed, SHARDS, 1024)
+    }
+
+    /// The same of so many shards, whose inboxes hold so many messages.
+    pub(crate) fn start_with(seed: u64, shards: usize, inbox_messages_max: usize) -> Rc<Self> {
         let simulation = Simulation::with_options(seed, Options { steps_max: 50_000_000, ..Options::default() });
         let node = simulation.add_node();
         let listen = SocketAddr::new(node.ip(), PORT);
-        simulation.boot(node, SHARDS, move |shards| {
-            let (seats, holder) = seats(shards.len(), settings(listen));
+        simulation.boot(node, shards, move |shards| {
+            let (seats, holder) = seats(shards.len(), settings(listen, inbox_messages_max));
             for (rt, seat) in shards.iter().zip(seats) {
                 let own = rt.clone();
                 drop(rt.spawn(async move {
@@ -81,7 +86,7 @@ pub(crate) async fn connect(rt: &SimRuntime, address: SocketAddr, shard: Option<
     }
 }
 
-fn settings(listen: SocketAddr) -> Settings {
+fn settings(listen: SocketAddr, inbox_messages_max: usize) -> Settings {
     let batch_bytes_max = 16 << 10;
     Settings {
         dir: "data".into(),
@@ -98,5 +103,6 @@ fn settings(listen: SocketAddr) -> Settings {
             produce_wait_max: Duration::from_secs(5),
             connection_bytes_max: 1 << 20,
         },
+        inbox_messages_max,
     }
 }

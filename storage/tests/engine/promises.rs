@@ -170,6 +170,83 @@ fn truncation_holds_across_flush_and_power_cut() {
 }
 
 #[test]
+fn a_truncation_forgets_the_batches_of_producers_though_its_flush_holds_none() {
+    let simulation = simulation(4);
+    let node = simulation.add_node();
+    let numbered = |sequence: i32| batch(&[sequence as u64], Producer { id: 9, epoch: 0, base_sequence: sequence });
+    let life = move |rt: SimRuntime, number: u64| async move {
+        let log = open(&rt).await.unwrap();
+        let (cut, other) = (durable(&log, 1), durable(&log, 2));
+        match number {
+            0 => {
+                for sequence in 0..2 {
+                    let bytes = numbered(sequence);
+                    let appended = cut.append(&Batch::parse_one(&bytes).unwrap(), 1).unwrap();
+                    log.synced(appended.lsn()).await.unwrap();
+                }
+            }
+            1 => {
+                cut.truncate(1, 2).await.unwrap();
+                append_acked(&log, &other, &[7]).await;
+            }
+            _ => {
+                let again = numbered(1);
+                let appended = cut.append(&Batch::parse_one(&again).unwrap(), 2).unwrap();
+                assert!(!appended.is_duplicate(), "the first one was cut off");
+                assert_eq!(appended.base_offset(), 1);
+            }
+        }
+        log.close().await.unwrap();
+    };
+    for number in 0..3 {
+        simulation.block_on(node, move |rt| life(rt, number)).unwrap();
+    }
+}
+
+#[test]
+fn a_truncation_forgets_what_was_lost_behind_it() {
+    for crash in [None, Some(Crash::PowerCut)] {
+        let simulation = simulation(4);
+        let node = simulation.add_node();
+        let memory = |log: &Log<SimRuntime>| log.adopt(PartitionId(1), Durability::Memory);
+        simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                append_acked(&log, &memory(&log), &[0]).await;
+            })
+            .unwrap();
+        simulation.crash(node, Crash::PowerCut);
+        simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                let partition = memory(&log);
+                assert!(partition.offsets().log_end > 1000, "a reservation was lost: {:?}", partition.offsets());
+                partition.truncate(0, 2).await.unwrap();
+                for value in 1..=2 {
+                    append_acked(&log, &partition, &[value]).await;
+                }
+                rt.sleep(Duration::from_millis(20)).await;
+                if crash.is_none() {
+                    log.close().await.unwrap();
+                }
+            })
+            .unwrap();
+        if let Some(crash) = crash {
+            simulation.crash(node, crash);
+        }
+        simulation
+            .block_on(node, move |rt: SimRuntime| async move {
+                let log = open(&rt).await.unwrap();
+                let (records, lost) = read_all(&memory(&log), 0).await;
+                assert_eq!(records, [(0, 1), (1, 2)], "{crash:?}");
+                assert!(lost.iter().all(|lost| lost.start == 2), "{crash:?}: {lost:?}");
+                assert_eq!(lost.is_empty(), crash.is_none(), "a clean stop loses nothing more");
+            })
+            .unwrap();
+    }
+}
+
+#[test]
 fn a_dropped_partition_stays_gone_and_the_others_stay() {
     for seed in seeds(30) {
         let simulation = simulation(seed);

@@ -1,8 +1,11 @@
 //! The real binary: a broker that is served, and commands run against it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod load;
+
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::process::ExitStatusExt,
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -94,6 +97,26 @@ impl Served {
         thread::sleep(delay);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Starts one that is to die at a named place, see `runtime::sabotage`; it may do so before it serves.
+    pub(crate) fn start_dying(dir: &Path, listen: &str, place: &str) -> Self {
+        let args = [&serve(dir, listen)[..], &["--admin-listen", "off"]].concat();
+        let mut command = streambus(&args);
+        command.env("STREAMBUS_DIE_AT", place).stdout(Stdio::null()).stderr(Stdio::inherit());
+        Self { child: command.spawn().expect("the binary was built"), ready: Value::Null }
+    }
+
+    /// Whether it has aborted; any other end is a panic of the test.
+    pub(crate) fn has_died(&mut self) -> bool {
+        let Some(status) = self.child.try_wait().unwrap() else { return false };
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "it ended otherwise: {status}");
+        true
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     pub(crate) fn address(&self) -> &str {

@@ -4,6 +4,7 @@ mod blocks;
 mod dirs;
 mod files;
 mod net;
+mod poison;
 mod shards;
 mod watchdog;
 
