@@ -148,6 +148,8 @@ fn settings(config: &Config) -> Settings {
             memtable_bytes: share.memtables as usize,
             cache_bytes: share.block_cache as usize,
             batch_bytes_max: config.storage.batch_bytes_max as usize,
+            retention_check_every: config.storage.retention_check_every,
+            producer_idle_max: config.storage.producer_id_expiration,
             ..LogOptions::default()
         },
         limits: Limits {

@@ -101,6 +101,10 @@ pub struct Storage {
     pub dir: PathBuf,
     /// The longest batch taken, in bytes.
     pub batch_bytes_max: u64,
+    /// How often partitions are looked at for what is too old or too much.
+    pub retention_check_every: Duration,
+    /// A producer that is silent for so long is forgotten.
+    pub producer_id_expiration: Duration,
 }
 
 /// What the admin listener reads.
@@ -189,7 +193,12 @@ impl Config {
                 frame_bytes_max: typed.bytes("frame_bytes_max"),
                 produce_wait_max: typed.duration("produce_wait_max"),
             },
-            storage: Storage { dir: typed.path("dir"), batch_bytes_max: typed.bytes("batch_bytes_max") },
+            storage: Storage {
+                dir: typed.path("dir"),
+                batch_bytes_max: typed.bytes("batch_bytes_max"),
+                retention_check_every: typed.duration("retention_check_every"),
+                producer_id_expiration: typed.duration("producer_id_expiration"),
+            },
             admin: Admin { listen: typed.address("admin.listen") },
             settings,
         })

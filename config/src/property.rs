@@ -116,6 +116,21 @@ pub const PROPERTIES: &[Property] = &[
         help: "How long a produce request waits for memory before it is answered Busy.",
     },
     Property {
+        name: "retention_check_every",
+        kind: Kind::Duration { min: Duration::from_millis(100), max: Duration::from_secs(86_400) },
+        default: "5 min",
+        restart: true,
+        help: "How often topics are looked at for records that are too old or too many.",
+    },
+    Property {
+        name: "producer_id_expiration",
+        kind: Kind::Duration { min: Duration::from_secs(1), max: Duration::from_secs(365 * 86_400) },
+        default: "1 d",
+        restart: true,
+        help: "A producer that has sent nothing to a partition for so long is forgotten there: a batch that it repeats \
+               later is taken for a new one.",
+    },
+    Property {
         name: "node.id",
         kind: Kind::Count { min: 1, max: i32::MAX as u64 },
         default: "1",

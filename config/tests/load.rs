@@ -29,6 +29,7 @@ fn defaults() {
     assert_eq!(config.memory_bytes, 1 << 30);
     assert_eq!(config.memory_share().memtables, 256 << 20);
     assert_eq!(config.storage.batch_bytes_max, 1_048_588);
+    assert_eq!(config.storage.producer_id_expiration, Duration::from_secs(86_400));
     assert_eq!(config.broker.idle_timeout, Duration::from_secs(600));
     assert!(!config.broker.insecure);
     assert!(config.settings().all(|(_, setting)| setting.source == Source::Default));

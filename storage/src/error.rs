@@ -76,6 +76,37 @@ impl OpenError {
     }
 }
 
+/// Why records were not deleted.
+#[derive(Debug, Error)]
+pub enum TrimError {
+    /// Consumers do not see as far yet.
+    #[error("records can be deleted up to offset {high_watermark}, the log starts at {log_start}")]
+    OutOfRange {
+        /// First offset there is.
+        log_start: u64,
+        /// Consumers see offsets below this one.
+        high_watermark: u64,
+    },
+    /// The partition's log is damaged from this offset on: first accept the loss.
+    #[error("the partition is damaged from offset {from} on; accept the loss with `streambus doctor` to go on")]
+    Refused {
+        /// First offset that cannot be proven.
+        from: u64,
+    },
+    /// The partition is being truncated; try again.
+    #[error("the partition is being truncated; try again")]
+    Truncating,
+    /// The partition was deleted.
+    #[error("the partition was deleted")]
+    Gone,
+    /// The log is being closed.
+    #[error("the log is being closed")]
+    Closing,
+    /// The log failed; whether it was done is found out by the next start.
+    #[error(transparent)]
+    Failed(#[from] LogFailed),
+}
+
 /// Why a batch was not appended.
 #[derive(Debug, Error)]
 pub enum AppendError {

@@ -149,7 +149,11 @@ impl Work {
         let noted = states.filter(|state| state.reservation().is_some() || state.producers_cut.get());
         let noted = noted.map(|state| state.id);
         let ids: BTreeSet<PartitionId> = sealed.memtable.partitions().into_iter().chain(noted).collect();
-        let bytes_of = |id: PartitionId| sealed.memtable.partition(id).map_or(0, |index| index.batch_bytes());
+        // What was deleted before it was flushed is not written any more. Log starts do not move during a flush.
+        let bytes_of = |id: PartitionId| {
+            let log_start = shared.state(id).log_start();
+            sealed.memtable.partition(id).map_or(0, |index| index.batch_bytes_from(log_start))
+        };
         // Apart, so that compaction by key rewrites nobody else's.
         let (keyed, others): (Vec<_>, Vec<_>) =
             ids.iter().map(|&id| (id, bytes_of(id))).partition(|&(id, _)| shared.is_compacted(id));
@@ -256,7 +260,8 @@ fn copy<R: Runtime>(
 ) -> Result<Copied<R::Frozen>, WriteError> {
     let memtables = shared.wal.memtables.borrow();
     let memtable = &memtables.oldest_sealed().expect("only a flush takes it away").memtable;
-    let slots = memtable.partition(partition).map_or(&[][..], |index| &index.slots()[*next..]);
+    let log_start = shared.state(partition).log_start();
+    let slots = memtable.partition(partition).map_or(&[][..], |index| &index.slots_from(log_start)[*next..]);
     for together in slots.chunks(FETCHED_TOGETHER) {
         if *turn_bytes >= TURN_BYTES {
             return Ok(Copied::Part);

@@ -4,7 +4,7 @@
 //! batch into the open sync group (`wal/queue`), which goes to the disk as soon as the one before it is there
 //! (`wal/writer`). Submitted, its batches are in the [`memtable`]; synced, it mints the [`Synced`] token that turns
 //! [`Appended`] into [`Acked`]. A full memtable is sealed, flushed to [`segment`]s (`flush`) and its WAL file used again;
-//! flush outputs are merged ([`compaction`]). The [`manifest`] names what is live.
+//! flush outputs are merged ([`compaction`]), and what is too old goes (`retention`). The [`manifest`] names what is live.
 //!
 //! **Read path.** [`Partition::read`] looks for the offset in the memtables, newest data included, and below them in the
 //! segments, through the footers that [`segment::Segments`] keeps and the blocks of the `block_cache`, which also reads
@@ -36,6 +36,7 @@ mod offset;
 pub mod partition;
 pub mod producer_state;
 mod recovery;
+mod retention;
 pub mod segment;
 mod segment_map;
 mod settings;
@@ -43,7 +44,7 @@ mod synced;
 mod wal;
 
 pub use block_cache::CacheStats;
-pub use error::{AppendError, LogFailed, OpenError, ReadError, TruncateError};
+pub use error::{AppendError, LogFailed, OpenError, ReadError, TrimError, TruncateError};
 pub use found::{Found, Last};
 pub use log::{Log, LogOptions, LogStats};
 pub use offset::Offsets;

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, Ref, RefCell},
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -13,11 +14,12 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     CacheStats, PartitionId, compaction,
+    compaction::dead::Dead,
     error::{LogFailed, OpenError},
-    group::Builder,
+    group::{Builder, Entry, EntryKind},
     manifest::{Edit, Intent, Manifest, State as ManifestState},
     partition::{Partition, State},
-    segment::Segments,
+    segment::{SegmentId, Segments},
     segment_map::SegmentMap,
     settings::PartitionSettings,
     synced::{Lsn, Synced},
@@ -37,6 +39,10 @@ pub struct LogOptions {
     pub flush_age_max: Duration,
     /// What makes a segment large enough, and how many small ones are merged.
     pub compaction: compaction::Options,
+    /// How often partitions are looked at for what is too old or too much.
+    pub retention_check_every: Duration,
+    /// An idempotent producer that is silent for this long is forgotten.
+    pub producer_idle_max: Duration,
 }
 
 /// The smallest memory for memtables that makes a log.
@@ -53,6 +59,8 @@ impl Default for LogOptions {
             batch_bytes_max: 1_048_588,
             flush_age_max: Duration::from_secs(60),
             compaction: compaction::Options::default(),
+            retention_check_every: Duration::from_secs(5 * 60),
+            producer_idle_max: crate::producer_state::IDLE_MAX,
         }
     }
 }
@@ -104,14 +112,17 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) partitions: RefCell<FxHashMap<PartitionId, Rc<State>>>,
     /// Partitions that recovery found and nobody adopted yet.
     pub(crate) found: RefCell<BTreeMap<PartitionId, Rc<State>>>,
-    /// Truncation and drop: one at a time. They wait for the WAL, which may wait for a flush: so this lock is not the flush's.
+    /// Truncation, drop and deletion: one at a time. They wait for the WAL, which may wait for a flush: so this lock is not
+    /// the flush's.
     pub(crate) cutting: Lock,
-    /// Flush, merge and what truncation and drop do to lists and files: one at a time.
+    /// Flush, merge and what those three do to lists and files: one at a time.
     pub(crate) maintenance: Lock,
     /// There may be something to merge.
     pub(crate) mergeable: Notify,
     /// Counts what may have made it so.
     pub(crate) changes: Cell<u64>,
+    /// What only a rewrite of segments frees.
+    pub(crate) dead: RefCell<Dead>,
     pub(crate) flushed_lsn: Cell<Lsn>,
     /// The last group as of the last time that none was written for a while.
     pub(crate) quiet_since_lsn: Cell<Option<Lsn>>,
@@ -298,7 +309,12 @@ impl<R: Runtime> Shared<R> {
 
     /// Makes a manifest edit durable.
     pub(crate) async fn edit(&self, edit: Edit) -> Result<(), LogFailed> {
-        let applied = self.manifest.apply(edit).await;
+        self.edit_all(vec![edit]).await
+    }
+
+    /// Makes manifest edits durable, all or none.
+    pub(crate) async fn edit_all(&self, edits: Vec<Edit>) -> Result<(), LogFailed> {
+        let applied = self.manifest.apply_all(edits).await;
         applied.map_err(|error| LogFailed::new("writing the manifest of", &self.dir, error))
     }
 
@@ -320,6 +336,43 @@ impl<R: Runtime> Shared<R> {
             .expect("memtables know no partition that the log does not")
     }
 
+    /// The offsets of a partition in a segment that still count: from its log start to its clip. `None`: none, the
+    /// partition is gone.
+    pub(crate) fn kept(&self, segment: SegmentId, partition: PartitionId) -> Option<Range<u64>> {
+        let manifest = self.manifest_state();
+        let log_start = manifest.partitions.get(&partition)?.log_start;
+        Some(log_start..manifest.clip_of(partition, segment).unwrap_or(u64::MAX))
+    }
+
+    /// Has partitions start later, durably, and frees what only they used: WAL entries, then the manifest, then the files.
+    /// A partition that starts there already, or does not serve, is left alone; none starts beyond what consumers see.
+    pub(crate) async fn raise_log_starts(&self, raises: Vec<(Rc<State>, u64)>) -> Result<(), LogFailed> {
+        let _cutting = self.cutting.lock().await;
+        let raises: Vec<_> = raises.into_iter().filter_map(|(state, at)| Some((state.raise_to(at)?, state))).collect();
+        if raises.is_empty() || self.wal.is_closing() {
+            return Ok(());
+        }
+        for (log_start, state) in &raises {
+            let entry = Entry {
+                kind: EntryKind::LogStart,
+                partition: state.id,
+                leader_epoch: 0,
+                base_offset: *log_start,
+                next_offset: *log_start,
+            };
+            self.wal.push(state, entry, &[], |_| ());
+        }
+        self.wal.synced(self.wal.lsn_last()).await?;
+        let _alone = self.maintenance.lock().await;
+        let edit =
+            |(log_start, state): &(u64, Rc<State>)| Edit::LogStart { partition: state.id, log_start: *log_start };
+        self.edit_all(raises.iter().map(edit).collect()).await?;
+        // Not before: the WAL file with the entries may have been freed by now, and no log start may go back.
+        raises.iter().for_each(|(log_start, state)| state.raise_log_start(*log_start));
+        raises.iter().for_each(|(_, state)| self.dead.borrow_mut().lighten(state.id));
+        self.delete_obsolete().await
+    }
+
     /// Makes a truncation known to segments written so far.
     pub(crate) async fn manifest_clip(&self, partition: PartitionId, next_offset: u64) -> Result<(), LogFailed> {
         self.edit(Edit::Clip { partition, next_offset }).await?;
@@ -331,6 +384,7 @@ impl<R: Runtime> Shared<R> {
         self.edit(Edit::Drop { partition, lsn }).await?;
         self.partitions.borrow_mut().remove(&partition);
         self.found.borrow_mut().remove(&partition);
+        self.dead.borrow_mut().lighten(partition);
         self.delete_obsolete().await
     }
 

@@ -118,6 +118,19 @@ impl PartitionIndex {
         &self.slots
     }
 
+    /// The batches that end behind `offset`.
+    pub fn slots_from(&self, offset: u64) -> &[Slot] {
+        &self.slots[self.locate(offset)..]
+    }
+
+    /// Bytes of those.
+    pub fn batch_bytes_from(&self, offset: u64) -> u64 {
+        match self.locate(offset) {
+            0 => self.batch_bytes,
+            first => self.slots[first..].iter().map(|slot| u64::from(slot.bytes)).sum(),
+        }
+    }
+
     /// Bytes of all its batches.
     pub fn batch_bytes(&self) -> u64 {
         self.batch_bytes

@@ -119,6 +119,13 @@ impl<R: Runtime> Memtables<R> {
         self.sealed_bytes + self.active.memory_bytes()
     }
 
+    /// Bytes of a partition's batches that only a flush brings into segments.
+    pub(crate) fn unflushed_batch_bytes(&self, partition: PartitionId) -> u64 {
+        let sealed = self.sealed.iter().map(|sealed| &sealed.memtable);
+        let indexes = sealed.chain(std::iter::once(&self.active)).filter_map(|memtable| memtable.partition(partition));
+        indexes.map(|index| index.batch_bytes()).sum()
+    }
+
     /// Memory of all memtables.
     pub(crate) fn memory_bytes(&self) -> usize {
         let clean: usize = self.clean.iter().map(Memtable::memory_bytes).sum();

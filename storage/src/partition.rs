@@ -20,7 +20,7 @@ use wire::{
 
 use crate::{
     PartitionId,
-    error::{AppendError, LogFailed, ReadError, TruncateError},
+    error::{AppendError, LogFailed, ReadError, TrimError, TruncateError},
     get::check_keys,
     group::{Entry, EntryKind},
     log::Shared,
@@ -117,7 +117,8 @@ impl State {
         }
     }
 
-    /// Sets what recovery found: everything up to `log_end` is on stable storage.
+    /// Sets what recovery found: everything up to `log_end` is on stable storage. The log may start beyond it, until the
+    /// rest of it is replayed.
     pub(crate) fn recovered(&self, log_start: u64, log_end: u64) {
         self.log_start.set(log_start);
         self.replayed_to(log_end);
@@ -198,9 +199,23 @@ impl State {
         self.high_watermark.set(next_offset);
     }
 
-    /// Recovery learned that the log starts later, though not behind what it found of it.
+    /// Where it would start if it were to start at `offset`: not beyond what consumers see. `None` if that is no advance, or
+    /// it does not serve.
+    pub(crate) fn raise_to(&self, offset: u64) -> Option<u64> {
+        let log_start = offset.min(self.high_watermark.get());
+        (self.status.get() == Status::Serving && log_start > self.log_start.get()).then_some(log_start)
+    }
+
+    /// It starts there from now on, if that is an advance. It reached as far when that was said, whatever damage hides.
     pub(crate) fn raise_log_start(&self, log_start: u64) {
-        self.log_start.set(self.log_start.get().max(log_start).min(self.log_end.get()));
+        self.log_start.set(self.log_start.get().max(log_start));
+        if self.log_end.get() < self.log_start.get() {
+            self.replayed_to(self.log_start.get());
+        }
+    }
+
+    pub(crate) fn log_start(&self) -> u64 {
+        self.log_start.get()
     }
 
     /// Recovery gives up offsets that were handed out and not synced: the log goes on behind them.
@@ -505,6 +520,27 @@ impl<R: Runtime> Partition<R> {
         Ok(())
     }
 
+    /// Removes everything below `offset`, or all that consumers may see if there is none, durably. A batch that reaches
+    /// beyond stays whole, its records below are not to be seen any more. Answers where the log starts now.
+    ///
+    /// # Errors
+    /// [`TrimError`].
+    pub async fn delete_before(&self, offset: Option<u64>) -> Result<u64, TrimError> {
+        let Offsets { log_start, high_watermark, .. } = self.offsets();
+        let offset = offset.unwrap_or(high_watermark);
+        if offset > high_watermark {
+            return Err(TrimError::OutOfRange { log_start, high_watermark });
+        }
+        self.log.raise_log_starts(vec![(self.state.clone(), offset)]).await?;
+        match self.state.status.get() {
+            _ if self.state.log_start.get() >= offset => Ok(self.state.log_start.get()),
+            Status::Serving => Err(TrimError::Closing),
+            Status::Truncating => Err(TrimError::Truncating),
+            Status::Refused { from } => Err(TrimError::Refused { from }),
+            Status::Gone => Err(TrimError::Gone),
+        }
+    }
+
     /// Removes the partition, durably: a WAL entry, then the manifest, then the files that hold nothing else.
     ///
     /// # Errors
@@ -618,7 +654,7 @@ impl<R: Runtime> Partition<R> {
         match checked {
             Err(SequenceError::TooManyProducers { .. }) => {
                 let mut producers = self.state.producers.borrow_mut();
-                producers.make_room(self.log.rt.now());
+                producers.make_room(self.log.rt.now(), self.log.options.producer_idle_max);
                 producers.check(&sequence)
             }
             checked => checked,
@@ -653,6 +689,7 @@ impl<R: Runtime> Partition<R> {
             if first_in_memory.is_some_and(|first| first <= from) {
                 return Ok(None);
             }
+            self.check_kept(from)?;
             let changes = self.log.manifest.changes();
             let is_other = || changes != self.log.manifest.changes();
             match self.read_live_segments(from..self.read_end(from), bytes_max).await {
@@ -740,6 +777,17 @@ impl<R: Runtime> Partition<R> {
             return Err(ReadError::OutOfRange { log_start, high_watermark });
         }
         Ok(offsets)
+    }
+
+    /// Whether what segments hold from `offset` on is still whole: a deletion takes them before it moves the log start here.
+    fn check_kept(&self, offset: u64) -> Result<(), ReadError> {
+        let manifest = self.log.manifest_state();
+        match manifest.partitions.get(&self.state.id).map_or(0, |known| known.log_start) {
+            log_start if log_start > offset => {
+                Err(ReadError::OutOfRange { log_start, high_watermark: self.state.high_watermark.get() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The lost range that `offset` is in.

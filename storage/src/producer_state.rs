@@ -17,7 +17,7 @@ use crate::codec::{DecodeError, Reader, put_count};
 /// Batches remembered of each producer, and so what it may have in flight.
 pub const BATCHES_PER_PRODUCER: usize = 5;
 
-/// A producer that has been silent for this long is forgotten.
+/// A producer that has been silent for this long is forgotten, unless set otherwise.
 pub const IDLE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where room is needed, a producer that has been silent for this long may be forgotten: no client retries a batch
@@ -171,10 +171,10 @@ impl Producers {
         producer.last_used = now;
     }
 
-    /// Forgets who has been silent for [`IDLE_MAX`] and, if that makes no room for another, the longest silent of
+    /// Forgets who has been silent for `idle_max` and, if that makes no room for another, the longest silent of
     /// those beyond [`IDLE_MIN`], an eighth of all at a time. Answers whether there is room.
-    pub fn make_room(&mut self, now: Instant) -> bool {
-        self.expire(now, IDLE_MAX);
+    pub fn make_room(&mut self, now: Instant, idle_max: Duration) -> bool {
+        self.expire(now, idle_max);
         if self.by_id.len() >= self.producers_max {
             let mut silent_since: Vec<_> = self.by_id.values().map(|producer| producer.last_used).collect();
             silent_since.sort_unstable();
@@ -448,12 +448,12 @@ mod tests {
         }
         let stranger = Sequence { producer_id: 99, ..sequence(0, 0, 1) };
         assert_eq!(producers.check(&stranger), Err(SequenceError::TooManyProducers { producers: 16 }));
-        assert!(!producers.make_room(at(10 * 60 - 1)), "a client may still retry");
-        assert!(producers.make_room(at(10 * 60 + 30)));
+        assert!(!producers.make_room(at(10 * 60 - 1), IDLE_MAX), "a client may still retry");
+        assert!(producers.make_room(at(10 * 60 + 30), IDLE_MAX));
         assert_eq!(producers.len(), 13);
         assert!(producers.by_id.keys().all(|&id| id > 2));
         assert_eq!(producers.check(&stranger), Ok(Verdict::Append));
-        producers.make_room(at(24 * 60 * 60 + 14));
+        producers.make_room(at(24 * 60 * 60 + 14), IDLE_MAX);
         assert_eq!(producers.len(), 1);
     }
 

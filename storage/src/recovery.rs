@@ -115,6 +115,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         maintenance: Lock::default(),
         mergeable: Notify::default(),
         changes: Cell::new(0),
+        dead: RefCell::default(),
         flushed_lsn: Cell::new(flushed_lsn),
         quiet_since_lsn: Cell::new(None),
         tasks: RefCell::default(),
@@ -157,6 +158,10 @@ fn start_tasks<R: Runtime>(shared: &Rc<Shared<R>>, lsn_last: Lsn) {
         async move { guard(crate::compaction::worker::run(shared).await, wal) }
     };
     drop(rt.spawn_background(crate::compaction::worker::run_clock(Rc::downgrade(shared))));
+    let retention = {
+        let (shared, wal) = (shared.clone(), wal.clone());
+        async move { guard(crate::retention::worker::run(shared).await, wal) }
+    };
     *shared.tasks.borrow_mut() = vec![
         rt.spawn(writer),
         rt.spawn(marker),
@@ -165,6 +170,7 @@ fn start_tasks<R: Runtime>(shared: &Rc<Shared<R>>, lsn_last: Lsn) {
         rt.spawn_background(flusher),
         rt.spawn_background(clock),
         rt.spawn_background(merger),
+        rt.spawn_background(retention),
     ];
 }
 
@@ -329,11 +335,20 @@ impl<R: Runtime> Recovery<R> {
     /// What recovery decided, as manifest edits; the partitions change accordingly.
     fn decisions(&mut self, manifest: &ManifestState, found: &replay::Found<R>) -> Vec<Edit> {
         let mut edits = if planted("no cut") { Vec::new() } else { self.cuts(found) };
-        self.states.values().for_each(|state| state.skip_lost());
+        self.states.values().for_each(|state| {
+            state.skip_lost();
+            state.raise_log_start(0);
+        });
         let dropped = self.dropped.iter().filter(|(id, lsn)| manifest.dropped.get(id) != Some(lsn));
         edits.extend(dropped.map(|(&partition, &lsn)| Edit::Drop { partition, lsn }));
         let truncated = self.truncated.iter().filter(|(id, _)| self.states.contains_key(id));
         edits.extend(truncated.map(|&(partition, next_offset)| Edit::Clip { partition, next_offset }));
+        // A flush tells the log start only of partitions that it has batches of.
+        edits.extend(self.states.iter().filter_map(|(&partition, state)| {
+            let known = manifest.partitions.get(&partition).map_or(0, |known| known.log_start);
+            let log_start = state.log_start();
+            (log_start > known).then_some(Edit::LogStart { partition, log_start })
+        }));
         for (&partition, &end) in &self.reservations {
             let Some(state) = self.states.get(&partition) else { continue };
             let offsets = state.log_end()..end;

@@ -74,6 +74,20 @@ pub const SETTINGS: &[Setting] = &[
         help: "A record younger than this is not compacted away.",
     },
     Setting {
+        name: "retention.bytes",
+        kind: Kind::Limit { unit: "bytes", set: |settings, bytes| settings.retention_bytes = bytes },
+        default: Some("-1"),
+        is_alterable: true,
+        help: "Of each partition the oldest records go as long as this much is left; -1 keeps them whatever their size.",
+    },
+    Setting {
+        name: "retention.ms",
+        kind: Kind::Limit { unit: "milliseconds", set: |settings, age_ms| settings.retention_ms = age_ms },
+        default: Some("604800000"),
+        is_alterable: true,
+        help: "Records older than this go, by their own timestamps; -1 keeps them whatever their age. The default is 7 days.",
+    },
+    Setting {
         name: Durability::SETTING,
         kind: Kind::Word(&[
             ("durable", |settings| settings.durability = Durability::Durable),
@@ -95,6 +109,8 @@ enum Kind {
     Milliseconds(fn(&mut PartitionSettings, u64)),
     /// From 0 to 1, in thousandths.
     Ratio(fn(&mut PartitionSettings, u16)),
+    /// From 0 to 2^63 - 1, or -1 for no limit.
+    Limit { unit: &'static str, set: fn(&mut PartitionSettings, Option<u64>) },
 }
 
 type Effect = fn(&mut PartitionSettings);
@@ -230,6 +246,10 @@ impl Kind {
                 let ratio: f64 = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))?;
                 set(settings, (ratio * 1_000.0).round() as u16);
             }
+            Self::Limit { set, .. } => {
+                let number: i64 = text.parse().ok().filter(|number| *number >= -1)?;
+                set(settings, u64::try_from(number).ok());
+            }
         }
         Some(())
     }
@@ -246,6 +266,7 @@ impl fmt::Display for Kind {
             Self::Number { unit, .. } => write!(formatter, "a number of {unit} from 0 to {NUMBER_MAX}"),
             Self::Milliseconds(_) => write!(formatter, "a number of milliseconds from 0 to {MILLISECONDS_MAX}"),
             Self::Ratio(_) => formatter.write_str("a number from 0 to 1"),
+            Self::Limit { unit, .. } => write!(formatter, "a number of {unit}, or -1 for no limit"),
         }
     }
 }
@@ -317,6 +338,11 @@ mod tests {
     #[test]
     fn values_have_an_effect() {
         assert_eq!(read(&[("max.message.bytes", "1000")]).unwrap().meant().batch_bytes_max, 1000);
+        assert_eq!(read(&[]).unwrap().meant().retention_ms, Some(7 * 24 * 60 * 60 * 1000));
+        for (value, expected) in [("-1", None), ("0", Some(0)), ("9223372036854775807", Some(i64::MAX as u64))] {
+            assert_eq!(read(&[("retention.ms", value)]).unwrap().meant().retention_ms, expected);
+            assert_eq!(read(&[("retention.bytes", value)]).unwrap().meant().retention_bytes, expected);
+        }
         assert_eq!(read(&[(Durability::SETTING, "memory")]).unwrap().durability(), Durability::Memory);
         let compacted = read(&[
             ("cleanup.policy", "compact,delete"),
@@ -348,7 +374,7 @@ mod tests {
             "1",
             "there is no topic setting \"x\"; there are cleanup.policy, delete.retention.ms, \
              max.compaction.lag.ms, max.message.bytes, min.cleanable.dirty.ratio, min.compaction.lag.ms, \
-             streambus.durability",
+             retention.bytes, retention.ms, streambus.durability",
         );
         for value in ["", "-1", "1.5", "2147483648", "1 KiB"] {
             let expected =
@@ -365,6 +391,11 @@ mod tests {
             "topic setting delete.retention.ms: \"9223372036854775808\" is not a number of milliseconds from 0 to \
              9223372036854775807",
         );
+        for value in ["-2", "9223372036854775808", "7d", ""] {
+            let expected =
+                format!("topic setting retention.ms: {value:?} is not a number of milliseconds, or -1 for no limit");
+            check_refused("retention.ms", value, &expected);
+        }
         check_refused(
             Durability::SETTING,
             "fast",

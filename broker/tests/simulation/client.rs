@@ -30,6 +30,11 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// Its bytes behind the header.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// The message in it, or the refusal as an error.
     pub(crate) fn message<'a, M: Message<'a>>(&'a self) -> io::Result<M> {
         Frame { header: self.header, body: &self.body }.message().map_err(io::Error::other)

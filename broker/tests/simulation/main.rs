@@ -6,6 +6,7 @@ mod actors;
 mod client;
 mod cross_core;
 mod node;
+mod topics;
 
 use std::{
     cell::{Cell, RefCell},

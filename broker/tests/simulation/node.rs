@@ -7,7 +7,7 @@ use runtime::{
     Instant, Runtime,
     sim::{Crash, NodeId, Options, SimRuntime, Simulation},
 };
-use storage::LogOptions;
+use storage::{LogOptions, compaction, segment::PlanLimits};
 
 use crate::client::Client;
 
@@ -88,11 +88,18 @@ pub(crate) async fn connect(rt: &SimRuntime, address: SocketAddr, shard: Option<
 
 fn settings(listen: SocketAddr, inbox_messages_max: usize) -> Settings {
     let batch_bytes_max = 16 << 10;
+    let limits = PlanLimits { own_bytes_min: 8 << 10, shared_bytes_max: 64 << 10 };
     Settings {
         dir: "data".into(),
         listen,
         node_id: 1,
-        log: LogOptions { memtable_bytes: 256 << 10, cache_bytes: 64 << 10, batch_bytes_max, ..LogOptions::default() },
+        log: LogOptions {
+            memtable_bytes: 256 << 10,
+            cache_bytes: 64 << 10,
+            batch_bytes_max,
+            compaction: compaction::Options { limits, ..compaction::Options::default() },
+            ..LogOptions::default()
+        },
         limits: Limits {
             connections_max: 100,
             connections_per_address_max: 100,

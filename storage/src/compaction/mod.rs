@@ -8,6 +8,7 @@
 //! batch, `round` carries it out.
 
 pub mod by_key;
+pub(crate) mod dead;
 pub mod dirt;
 mod keyed_segments;
 pub mod merge;

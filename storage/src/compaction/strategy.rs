@@ -4,20 +4,22 @@
 //! itself and it is as large as a merge would make it. Settled segments stay as the flush wrote them, so a partition with
 //! much traffic is written twice (WAL, flush) and not three times.
 //!
-//! Further reasons to compact have their place in [`pick`], in this order of urgency: a shared segment half of which is
-//! dead (dropped partitions, moved log starts) is rewritten alone; retention frees settled segments whole and never comes
-//! here. When a compacted topic has its segments merged by key is decided in [`super::dirt`], which has to know what is in
-//! them.
+//! A shared segment half of which is dead (dropped partitions, moved log starts) is rewritten: alone if a merge wrote it, else
+//! together with the flush outputs before it, so that the order of offsets holds. Retention frees settled segments whole
+//! and never comes here. When a compacted topic has its segments merged by key is decided in [`super::dirt`], which has to
+//! know what is in them; its rounds leave behind what is dead as well.
 
-use super::Options;
-use crate::segment::{Extent, Location, SegmentMeta};
+use std::collections::BTreeMap;
+
+use super::{Options, merge::LEVEL};
+use crate::segment::{Extent, Location, SegmentId, SegmentMeta};
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// There is nothing to gain.
     Nothing,
-    /// Merge flush outputs into segments of level 1.
+    /// Merge into segments of level 1: flush outputs, or one that is half dead.
     Merge(MergeInputs),
 }
 
@@ -51,17 +53,26 @@ impl MergeInputs {
     }
 }
 
-/// Chooses among the live segments of a log, in any order.
-pub fn pick(segments: &[SegmentMeta], options: &Options) -> Choice {
+/// Chooses among the live segments of a log, in any order, of which so many bytes are dead.
+pub fn pick(segments: &[SegmentMeta], dead_bytes: &BTreeMap<SegmentId, u64>, options: &Options) -> Choice {
+    let is_half_dead = |segment: &SegmentMeta| {
+        dead_bytes.get(&segment.id).is_some_and(|&dead| dead > 0 && dead >= segment.batch_bytes / 2)
+    };
+    // A clean one, rewritten, would be dirty: that is for a round to do.
+    let mut merged = segments.iter().filter(|segment| segment.level == LEVEL && segment.location != Location::Remote);
+    if let Some(segment) = merged.find(|segment| is_half_dead(segment)) {
+        return Choice::Merge(MergeInputs { unsettled: vec![segment.clone()], between: Vec::new() });
+    }
     // Flushes take their numbers one after the other, so the order of the numbers is the order of the flushes.
     let mut flushed: Vec<&SegmentMeta> = segments.iter().filter(|segment| is_mergeable(segment)).collect();
     flushed.sort_by_key(|segment| segment.id);
     let (settled, mut unsettled): (Vec<_>, Vec<_>) =
         flushed.into_iter().partition(|segment| is_settled(segment, options));
-    if unsettled.len() < options.merge_inputs {
-        return Choice::Nothing;
-    }
     unsettled.truncate(options.merge_inputs);
+    if unsettled.len() < options.merge_inputs {
+        let Some(last) = unsettled.iter().rposition(|segment| is_half_dead(segment)) else { return Choice::Nothing };
+        unsettled.truncate(last + 1);
+    }
     let ids = unsettled[0].id..=unsettled[unsettled.len() - 1].id;
     let between = settled.into_iter().filter(|segment| ids.contains(&segment.id));
     Choice::Merge(MergeInputs {
@@ -114,8 +125,13 @@ mod tests {
     }
 
     fn picked(segments: &[SegmentMeta]) -> Option<(Vec<u64>, Vec<u64>)> {
+        picked_with(segments, &[])
+    }
+
+    fn picked_with(segments: &[SegmentMeta], dead: &[(u64, u64)]) -> Option<(Vec<u64>, Vec<u64>)> {
         let ids = |segments: Vec<SegmentMeta>| segments.into_iter().map(|segment| segment.id.0).collect();
-        match pick(segments, &Options::default()) {
+        let dead = dead.iter().map(|&(id, bytes)| (SegmentId(id), bytes)).collect();
+        match pick(segments, &dead, &Options::default()) {
             Choice::Nothing => None,
             Choice::Merge(inputs) => Some((ids(inputs.unsettled), ids(inputs.between))),
         }
@@ -165,6 +181,19 @@ mod tests {
         segments.push(shared(19));
         let unsettled = (2..=19).filter(|id| ![6, 18].contains(id)).collect();
         assert_eq!(picked(&segments), Some((unsettled, vec![6, 18])));
+    }
+
+    #[test]
+    fn half_dead_segments_are_rewritten() {
+        let mut segments: Vec<_> = (1..=10).map(shared).collect();
+        segments[0].level = 1;
+        assert_eq!(picked_with(&segments, &[(1, 10 * MIB - 1), (4, 10 * MIB - 1)]), None);
+        assert_eq!(picked_with(&segments, &[(1, 10 * MIB), (4, 20 * MIB)]), Some((vec![1], vec![])));
+        assert_eq!(picked_with(&segments, &[(4, 10 * MIB), (6, 1)]), Some((vec![2, 3, 4], vec![])));
+        segments[2] = own(3, 9 * MIB);
+        assert_eq!(picked_with(&segments, &[(4, 10 * MIB)]), Some((vec![2, 4], vec![3])));
+        segments[0].location = Location::Remote;
+        assert_eq!(picked_with(&segments, &[(1, 20 * MIB)]), None);
     }
 
     #[test]

@@ -89,7 +89,8 @@ async fn next<R: Runtime>(
     let others: Vec<_> = segments.iter().filter(|segment| !is_keyed(segment)).cloned().collect();
     let keyed: Vec<_> = segments[clean..].iter().filter(is_keyed).cloned().collect();
     for segments_alike in [others, keyed] {
-        if let Choice::Merge(inputs) = strategy::pick(&segments_alike, &shared.options.compaction) {
+        let choice = strategy::pick(&segments_alike, shared.dead.borrow().bytes(), &shared.options.compaction);
+        if let Choice::Merge(inputs) = choice {
             return Ok(Some(Work { inputs: in_place(&segments, &inputs), rounds: BTreeSet::new() }));
         }
     }
@@ -110,11 +111,7 @@ impl Work {
     /// Merges; answers whether it came to its end. An input that cannot be read stops compaction and nothing else: its
     /// bytes are refused to readers one by one.
     async fn merge<R: Runtime>(self, shared: &Rc<Shared<R>>) -> Result<bool, LogFailed> {
-        let keep = |segment: SegmentId, partition: PartitionId| {
-            let manifest = shared.manifest_state();
-            let log_start = manifest.partitions.get(&partition)?.log_start;
-            Some(log_start..manifest.clip_of(partition, segment).unwrap_or(u64::MAX))
-        };
+        let keep = |segment: SegmentId, partition: PartitionId| shared.kept(segment, partition);
         let options = shared.options.compaction;
         let keyed = Box::new(Partitions { shared: Rc::downgrade(shared), rounds: self.rounds.clone() });
         let clips = self.clips(shared);

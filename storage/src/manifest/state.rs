@@ -45,7 +45,7 @@ pub struct State {
 pub struct Partition {
     /// Its first offset.
     pub log_start: u64,
-    /// Offset behind the last one that lies in segments.
+    /// Offset behind the last one that was flushed. What was deleted before its flush may lie between it and the log start.
     pub flushed_end: u64,
     /// Where each leader epoch of the flushed batches began, in order; the last is the latest.
     pub epochs: Vec<EpochStart>,
@@ -395,7 +395,6 @@ impl Partition {
 
     fn raise_log_start(&mut self, log_start: u64) {
         self.log_start = self.log_start.max(log_start);
-        self.flushed_end = self.flushed_end.max(self.log_start);
         self.lost.retain(|range| range.end > log_start);
         // The epoch in which the log now starts still matters; those before it do not.
         let begun = self.epochs.iter().filter(|start| start.offset <= log_start).count();
@@ -411,7 +410,7 @@ impl Partition {
     }
 
     fn clip(&mut self, clip: Clip) {
-        self.flushed_end = self.flushed_end.min(clip.next_offset).max(self.log_start);
+        self.flushed_end = self.flushed_end.min(clip.next_offset);
         self.epochs.retain(|start| start.offset < clip.next_offset);
         cut_lost(&mut self.lost, clip.next_offset);
         self.clips.retain(|older| older.next_offset < clip.next_offset);

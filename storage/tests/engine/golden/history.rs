@@ -63,6 +63,7 @@ pub(crate) fn options() -> LogOptions {
             read_bytes_max: 4 << 10,
             ..compaction::Options::default()
         },
+        ..LogOptions::default()
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn small() -> LogOptions {
             key_bytes_max: 1 << 10,
             look_every: Duration::from_secs(1),
         },
+        ..LogOptions::default()
     }
 }
 
