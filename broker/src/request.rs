@@ -10,7 +10,7 @@ use storage::{Acked, Appended, Offsets, Synced};
 use wire::{PartitionId, TopicId};
 
 use crate::{
-    handler::error::{FetchError, GetError, ListOffsetsError, ProduceError},
+    handler::error::{FetchError, GetError, ListOffsetsError, ProduceError, TrimError},
     meta::TopicSettings,
 };
 
@@ -155,6 +155,9 @@ pub(crate) type ListedOffset = Result<(u64, Option<i64>), ListOffsetsError>;
 
 /// The last record of a key, unless there is none or it says that the key is deleted.
 pub(crate) type Got = Result<Option<storage::Found>, GetError>;
+
+/// Where a partition starts once records of it were deleted.
+pub(crate) type Trimmed = Result<u64, TrimError>;
 
 /// What a partition holds, as its shard knows it.
 #[derive(Clone, Copy, Debug)]

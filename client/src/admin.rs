@@ -10,7 +10,10 @@ use std::{
 
 use wire::{
     Durability, ErrorCode, PartitionId, TopicId,
-    api::{Setting, health, list_offsets, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list},
+    api::{
+        Setting, delete_records, health, list_offsets, stats, topic_alter, topic_create, topic_delete, topic_describe,
+        topic_list,
+    },
 };
 
 use crate::{
@@ -258,6 +261,22 @@ impl Admin {
         }
     }
 
+    /// Deletes the oldest records of partitions, for good: those before an offset, or with `None` all that consumers see.
+    /// Returns where each partition starts now, in the order asked; durable by then.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`]; the first partition's error if any has one, such as
+    /// [`Error::Refused`] with `OffsetOutOfRange` above the high watermark; [`Error::OutcomeUnknown`] when the connection
+    /// broke before the answer.
+    pub async fn delete_records(&self, topic: &str, before: &[(u32, Option<u64>)]) -> Result<Vec<u64>, Error> {
+        let topic = self.client.topic(topic).await?;
+        let partition_count = topic.partition_count();
+        if let Some(&(partition, _)) = before.iter().find(|(partition, _)| *partition >= partition_count) {
+            return Err(Error::UnknownPartition { topic: topic.name.clone(), partition, partition_count });
+        }
+        self.client.delete_records(&topic, before).await
+    }
+
     /// The offset at a place in each partition of a topic, by partition number.
     ///
     /// # Errors
@@ -313,19 +332,50 @@ impl Inner {
             Ok(response.partitions.iter().map(row).collect::<Vec<_>>())
         });
         let found = found.await?;
-        if found.len() != places.len() {
-            let reason = format!("{} offsets asked for, {} answered", places.len(), found.len()).into();
+        self.one_each(&operation, found, places.iter().map(|(partition, _)| *partition))
+    }
+
+    /// Deletes what is before each offset in partitions of one topic; where they start then, in the order asked.
+    async fn delete_records(
+        &self,
+        topic: &crate::metadata::Topic,
+        before: &[(u32, Option<u64>)],
+    ) -> Result<Vec<u64>, Error> {
+        let row = |&(partition, offset): &(u32, Option<u64>)| delete_records::Before {
+            partition: topic.partitions[partition as usize].id,
+            offset,
+        };
+        let rows: Vec<_> = before.iter().map(row).collect();
+        let request = delete_records::Request { partitions: (&rows).into() };
+        // Asked again, the high watermark may be another one.
+        let is_fixed = before.iter().all(|(_, offset)| offset.is_some());
+        let repeat = if is_fixed { Repeat::Harmless } else { Repeat::Harmful };
+        let operation = format!("delete records of {}", topic.name);
+        let deleted = self.ask(&operation, repeat, &request, |response| {
+            let response: delete_records::Response<'_> = response.message()?;
+            let row = |row: delete_records::Deleted<'_>| (row.log_start_offset, row.error, row.reason.to_owned());
+            Ok(response.partitions.iter().map(row).collect::<Vec<_>>())
+        });
+        let rows = deleted.await?;
+        self.one_each(&operation, rows, before.iter().map(|(partition, _)| *partition))
+    }
+
+    /// The offset of each row; the first refusal if there is one, with its partition.
+    fn one_each(
+        &self,
+        operation: &str,
+        rows: Vec<(u64, ErrorCode, String)>,
+        partitions: impl ExactSizeIterator<Item = u32>,
+    ) -> Result<Vec<u64>, Error> {
+        if rows.len() != partitions.len() {
+            let reason = format!("{} partitions asked for, {} answered", partitions.len(), rows.len()).into();
             return Err(Error::Protocol { address: self.address(), reason });
         }
-        let offset = |((offset, code, reason), (partition, _)): ((u64, ErrorCode, String), &(u32, OffsetAt))| {
-            if code.is_error() {
-                let operation = format!("list offsets of {}/{partition}", topic.name);
-                Err(Error::refused(operation, &self.address(), code, &reason))
-            } else {
-                Ok(offset)
-            }
+        let offset = |((offset, code, reason), partition): ((u64, ErrorCode, String), u32)| match code.is_error() {
+            true => Err(Error::refused(format!("{operation}/{partition}"), &self.address(), code, &reason)),
+            false => Ok(offset),
         };
-        found.into_iter().zip(places).map(offset).collect()
+        rows.into_iter().zip(partitions).map(offset).collect()
     }
 }
 

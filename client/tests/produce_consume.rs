@@ -550,6 +550,15 @@ async fn admin_calls() {
         let mut ends = admin.list_offsets("orders", OffsetAt::Latest).await.unwrap();
         ends.sort();
         assert_eq!(ends, [0, 0, 1]);
+        assert_eq!(admin.delete_records("orders", &[(1, Some(0)), (2, None)]).await.unwrap().len(), 2);
+        let starts: u64 =
+            admin.delete_records("orders", &[(0, None), (1, None), (2, None)]).await.unwrap().iter().sum();
+        assert_eq!(starts, 1);
+        let beyond = admin.delete_records("orders", &[(0, Some(0)), (1, Some(7))]).await.unwrap_err();
+        assert_eq!((beyond.code(), beyond.kind()), (Some(ErrorCode::OffsetOutOfRange), ErrorKind::InvalidRequest));
+        assert!(beyond.to_string().contains("orders/1"), "{beyond}");
+        let unknown = admin.delete_records("orders", &[(3, None)]).await.unwrap_err();
+        assert!(matches!(unknown, Error::UnknownPartition { partition: 3, .. }));
         assert_eq!(admin.health().await.unwrap().state, State::Serving);
         assert_eq!(admin.stats().await.unwrap()["records_in"], 7);
         assert_eq!(admin.delete_topic("orders").await.unwrap(), id);

@@ -9,8 +9,8 @@ use vectors::{VECTORS, bytes_of};
 use wire::{
     Api, Durability, ErrorCode, PartitionId, TopicId,
     api::{
-        Failure, Message, Setting, fetch, get, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
-        topic_create, topic_delete, topic_describe, topic_list,
+        Failure, Message, Setting, delete_records, fetch, get, health, hello, init_producer, list_offsets, produce,
+        stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame, ResponseError},
     header::{HEADER_BYTES, RequestHeader, ResponseHeader},
@@ -290,6 +290,24 @@ fn list_offsets() {
     let found = [found(0, -1), found(2, -1), found(1, NOW_MS + 5)];
     let response = list_offsets::Response { partitions: (&found).into() };
     check(&bytes_of("list-offsets-v0-response"), 6, response);
+}
+
+#[test]
+fn delete_records() {
+    let before = [
+        delete_records::Before { partition: PartitionId(7), offset: Some(1) },
+        delete_records::Before { partition: PartitionId(8), offset: None },
+    ];
+    check(&bytes_of("delete-records-v0-request"), 13, delete_records::Request { partitions: (&before).into() });
+    let deleted = |partition, error, reason, log_start_offset| delete_records::Deleted {
+        partition: PartitionId(partition),
+        error,
+        reason,
+        log_start_offset,
+    };
+    let deleted =
+        [deleted(7, ErrorCode::None, "", 1), deleted(8, ErrorCode::UnknownPartition, "no such partition.", 0)];
+    check(&bytes_of("delete-records-v0-response"), 13, delete_records::Response { partitions: (&deleted).into() });
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn is_message(bytes: &[u8]) -> bool {
         Api::TopicDescribe => reads_as::<topic_describe::Response<'_>>(&frame),
         Api::Stats => reads_as::<stats::Response<'_>>(&frame),
         Api::Health => reads_as::<health::Response<'_>>(&frame),
+        Api::DeleteRecords => reads_as::<delete_records::Response<'_>>(&frame),
         Api::TopicAlter => reads_as::<topic_alter::Response>(&frame),
         other => panic!("{other:?} has no response here"),
     }

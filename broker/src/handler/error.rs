@@ -137,6 +137,36 @@ fn read_code(error: &ReadError) -> ErrorCode {
     }
 }
 
+/// Why records were not deleted.
+#[derive(Debug, Error)]
+pub(crate) enum TrimError {
+    /// No partition of this id.
+    #[error("there is no such partition: its topic was deleted, or never was")]
+    UnknownPartition,
+    /// The log did not do it.
+    #[error(transparent)]
+    Log(#[from] storage::TrimError),
+    /// The way to the partition's shard is full.
+    #[error("the server is busy; nothing was deleted")]
+    Busy,
+}
+
+impl TrimError {
+    /// What the client is told.
+    pub(crate) fn code(&self) -> ErrorCode {
+        use storage::TrimError as Log;
+        match self {
+            Self::UnknownPartition | Self::Log(Log::Gone) => ErrorCode::UnknownPartition,
+            Self::Log(Log::OutOfRange { .. }) => ErrorCode::OffsetOutOfRange,
+            Self::Log(Log::Refused { .. }) => ErrorCode::PartitionRefused,
+            Self::Log(Log::Truncating) | Self::Busy => ErrorCode::Busy,
+            Self::Log(Log::Closing) => ErrorCode::ShuttingDown,
+            // The process is about to end; whether it was done is found out by the next one.
+            Self::Log(Log::Failed(_)) => ErrorCode::TimedOut,
+        }
+    }
+}
+
 /// Why a topic was not created, altered or deleted.
 #[derive(Debug, Error)]
 pub(crate) enum TopicError {

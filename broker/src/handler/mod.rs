@@ -1,5 +1,6 @@
 //! What each request does, whichever protocol it came by. One file per request; names as in `wire::api`.
 
+pub(crate) mod delete_records;
 pub(crate) mod error;
 pub(crate) mod fetch;
 pub(crate) mod get;

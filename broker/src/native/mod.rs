@@ -4,6 +4,7 @@
 //! overtaken by the next one, and what is in memory is answered without waiting. Everything else, and a fetch or get that
 //! waits, becomes a task.
 
+mod delete_records;
 mod fetch;
 mod get;
 mod hello;
@@ -162,6 +163,13 @@ impl<R: Runtime> Session<R> {
                 self.start(to, |shard| async move {
                     let created = handler::topic::create(&shard, new).await;
                     move |out: &mut Answer<'_>| topic::encode_created(out, shard.node(), created)
+                });
+            }
+            Request::DeleteRecords(request) => {
+                let before = delete_records::before(&request);
+                self.start(to, |shard| async move {
+                    let trimmed = handler::delete_records::delete_records(&shard, &before).await;
+                    move |out: &mut Answer<'_>| delete_records::encode(out, &before, &trimmed)
                 });
             }
             Request::TopicAlter(request) => {

@@ -4,7 +4,7 @@ mod append;
 pub(crate) mod delayed;
 
 use runtime::Runtime;
-use storage::{Offsets, PartitionSettings, ReadError};
+use storage::{Offsets, PartitionSettings, ReadError, TrimError};
 
 pub(crate) use self::append::Append;
 use crate::{
@@ -68,6 +68,11 @@ impl<R: Runtime> Partition<R> {
             return Err(GetError::NotCompacted);
         }
         Ok(self.stored.get(key).await?)
+    }
+
+    /// Deletes the records before `offset`, or all that consumers see; where it starts then.
+    pub(crate) async fn delete_before(&self, offset: Option<u64>) -> Result<u64, TrimError> {
+        self.stored.delete_before(offset).await
     }
 
     /// What it holds.

@@ -12,7 +12,7 @@ use runtime::{
 
 use super::{Shard, mesh::Message, metadata, start::Order};
 use crate::{
-    handler::{fetch, get, health, list_offsets, produce::Arrivals},
+    handler::{delete_records, fetch, get, health, list_offsets, produce::Arrivals},
     server::connection,
 };
 
@@ -53,6 +53,12 @@ fn handle<R: Runtime>(shard: &Rc<Shard<R>>, arrivals: &Arrivals, orders: &Sender
             let own = own();
             shard.start(async move {
                 let _ = reply.try_send(get::get_here(&own, partition, &key).await);
+            });
+        }
+        Message::DeleteRecords { before, reply } => {
+            let own = own();
+            shard.start(async move {
+                let _ = reply.try_send(delete_records::delete_here(&own, &before).await);
             });
         }
         Message::Describe { partitions, reply } => {

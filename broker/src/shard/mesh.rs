@@ -13,10 +13,12 @@ use runtime::{
 use wire::{PartitionId, TopicId};
 
 use crate::{
-    handler::{error::TopicError, health::ShardHealth, list_offsets::Query, produce::Bundle},
+    handler::{delete_records::Before, error::TopicError, health::ShardHealth, list_offsets::Query, produce::Bundle},
     meta::Snapshot,
     metrics::Reading,
-    request::{Fetched, Got, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Topic, TopicChange},
+    request::{
+        Fetched, Got, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Topic, TopicChange, Trimmed,
+    },
     server::connection::Arrival,
     shard::start::Order,
 };
@@ -43,6 +45,8 @@ pub(crate) enum Message<R: Runtime> {
     ListOffsets { queries: Vec<Query>, reply: Reply<Vec<ListedOffset>> },
     /// Look up this key.
     Get { partition: PartitionId, key: Vec<u8>, reply: Reply<Got> },
+    /// Delete the oldest records of these partitions.
+    DeleteRecords { before: Vec<Before>, reply: Reply<Vec<Trimmed>> },
     /// Say what these partitions hold.
     Describe { partitions: Vec<PartitionId>, reply: Reply<Vec<Option<PartitionStatus>>> },
     /// To shard 0: create a topic.

@@ -13,8 +13,8 @@ use tokio::{
 use wire::{
     Durability, ErrorCode, PartitionId,
     api::{
-        Message, Request, Setting, fetch, get, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
-        topic_create, topic_delete, topic_describe, topic_list,
+        Message, Request, Setting, delete_records, fetch, get, health, hello, init_producer, list_offsets, produce,
+        stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame},
     header::RequestHeader,
@@ -225,6 +225,7 @@ impl Connection {
                 }
                 None => refuse(header, ErrorCode::UnknownTopic),
             },
+            Request::DeleteRecords(request) => delete_records(header, &mut state, request),
             Request::TopicList(_) => list(header, &state),
             Request::TopicDescribe(request) => {
                 state.count("TopicDescribe");
@@ -407,6 +408,21 @@ fn get(header: RequestHeader, state: &State, request: get::Request<'_>) -> Vec<u
         return encode(header, &get::Response { found });
     }
     encode(header, &get::Response { found: None })
+}
+
+fn delete_records(header: RequestHeader, state: &mut State, request: delete_records::Request<'_>) -> Vec<u8> {
+    let deleted = |before: delete_records::Before| {
+        let log = state.logs.get_mut(&before.partition).expect("this client asks for partitions that it was told of");
+        let offset = before.offset.unwrap_or(log.next);
+        let error = if offset > log.next { ErrorCode::OffsetOutOfRange } else { ErrorCode::None };
+        if !error.is_error() {
+            log.start = log.start.max(offset);
+        }
+        let log_start_offset = if error.is_error() { 0 } else { log.start };
+        delete_records::Deleted { partition: before.partition, error, reason: "", log_start_offset }
+    };
+    let rows: Vec<_> = request.partitions.iter().map(deleted).collect();
+    encode(header, &delete_records::Response { partitions: (&rows).into() })
 }
 
 fn create(header: RequestHeader, state: &mut State, request: topic_create::Request<'_>) -> Vec<u8> {

@@ -5,8 +5,8 @@
 
 use wire::{
     api::{
-        Failure, Message, Request, fetch, get, health, hello, init_producer, list_offsets, produce, stats, topic_alter,
-        topic_create, topic_delete, topic_describe, topic_list,
+        Failure, Message, Request, delete_records, fetch, get, health, hello, init_producer, list_offsets, produce,
+        stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
     },
     codec::Writer,
     frame::{Decoded, Frame},
@@ -74,6 +74,7 @@ pub fn request_decoded(bytes: &[u8]) {
         Ok(Request::Fetch(request)) => encodes_to(&request, body),
         Ok(Request::ListOffsets(request)) => encodes_to(&request, body),
         Ok(Request::TopicCreate(request)) => encodes_to(&request, body),
+        Ok(Request::DeleteRecords(request)) => encodes_to(&request, body),
         Ok(Request::TopicAlter(request)) => encodes_to(&request, body),
         Ok(Request::TopicDelete(request)) => encodes_to(&request, body),
         Ok(Request::TopicList(request)) => encodes_to(&request, body),
@@ -92,6 +93,7 @@ pub fn response_decoded(body: &[u8]) {
     reads_as::<fetch::Response<'_>>(body);
     reads_as::<list_offsets::Response<'_>>(body);
     reads_as::<topic_create::Response<'_>>(body);
+    reads_as::<delete_records::Response<'_>>(body);
     reads_as::<topic_alter::Response>(body);
     reads_as::<topic_delete::Response>(body);
     reads_as::<topic_list::Response<'_>>(body);

@@ -11,6 +11,7 @@ use crate::{
     header::RequestHeader,
 };
 
+pub mod delete_records;
 pub mod fetch;
 pub mod get;
 pub mod health;
@@ -96,6 +97,7 @@ apis! {
     10 Stats         0..=0, stats::Request;
     11 Health        0..=0, health::Request;
     12 TopicAlter    0..=0, topic_alter::Request<'a>;
+    13 DeleteRecords 0..=0, delete_records::Request<'a>;
     14 Get           0..=0, get::Request<'a>;
 }
 

@@ -9,6 +9,8 @@ macro_rules! vectors {
 /// Name and text of every vector.
 #[rustfmt::skip]
 pub(crate) const VECTORS: &[(&str, &str)] = vectors! {
+    "delete-records-v0-request"
+    "delete-records-v0-response"
     "failure-unknown-topic"
     "failure-unsupported-version"
     "fetch-v0-request"

@@ -103,6 +103,7 @@ fn kind_of(code: ErrorCode) -> Kind {
         | ErrorCode::InvalidConfig
         | ErrorCode::NotCompacted
         | ErrorCode::InvalidPartitions
+        | ErrorCode::OffsetOutOfRange
         | ErrorCode::TooLarge => Kind::Usage,
         ErrorCode::TopicExists
         | ErrorCode::NotAuthorized

@@ -1,4 +1,4 @@
-//! `streambus topic`: create, list, describe, alter and delete topics.
+//! `streambus topic`: create, list, describe, alter, trim and delete topics.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use streambus::{Admin, NewTopic, TopicChange, TopicDescription, TopicSummary};
+use streambus::{Admin, Error, NewTopic, TopicChange, TopicDescription, TopicSummary};
 
 use crate::{
     connect::Brokers,
@@ -15,7 +15,7 @@ use crate::{
     output::{Format, Output, table},
 };
 
-/// Create, list, describe, alter and delete topics
+/// Create, list, describe, alter, trim and delete topics
 #[derive(Debug, Args)]
 pub(crate) struct Topic {
     #[command(subcommand)]
@@ -28,6 +28,7 @@ enum Verb {
     List(List),
     Describe(Describe),
     Alter(Alter),
+    Trim(Trim),
     Delete(Delete),
 }
 
@@ -104,6 +105,42 @@ struct Change {
     unset: Vec<String>,
 }
 
+/// Delete the oldest records of a partition, for good
+#[derive(Debug, Args)]
+struct Trim {
+    /// The topic
+    name: String,
+
+    /// The partition
+    #[arg(short, long, value_name = "N")]
+    partition: u32,
+
+    /// The first offset that stays, or "end": then no record stays that was readable
+    #[arg(long, value_name = "OFFSET|end", value_parser = parse_before)]
+    before: Before,
+
+    /// Do not ask; needed where nobody can answer
+    #[arg(short, long)]
+    yes: bool,
+
+    /// Only say what would be deleted
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    brokers: Brokers,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What `--before` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Offset(u64),
+    End,
+}
+
 /// Delete a topic and all its records, for good
 #[derive(Debug, Args)]
 struct Delete {
@@ -132,6 +169,7 @@ impl Topic {
             Verb::List(list) => list.output,
             Verb::Describe(describe) => describe.output,
             Verb::Alter(alter) => alter.output,
+            Verb::Trim(trim) => trim.output,
             Verb::Delete(delete) => delete.output,
         };
         output.format
@@ -143,6 +181,7 @@ impl Topic {
             Verb::List(list) => list.run().await,
             Verb::Describe(describe) => describe.run().await,
             Verb::Alter(alter) => alter.run().await,
+            Verb::Trim(trim) => trim.run().await,
             Verb::Delete(delete) => delete.run().await,
         }
     }
@@ -190,6 +229,43 @@ impl Alter {
     }
 }
 
+impl Trim {
+    async fn run(self) -> Result<(), Failure> {
+        let admin = self.brokers.connect().await?.admin();
+        let topic = admin.describe_topic(&self.name).await?;
+        let (name, number) = (&self.name, self.partition);
+        let Some(found) = topic.partitions.get(number as usize) else {
+            return Err(Error::UnknownPartition {
+                topic: name.as_str().into(),
+                partition: number,
+                partition_count: topic.partitions.len() as u32,
+            }
+            .into());
+        };
+        let (log_start, high_watermark) = (found.log_start_offset, found.high_watermark);
+        let before = match self.before {
+            Before::Offset(offset) if offset > high_watermark => {
+                let what = format!("{name}/{number} has offsets {log_start} to {high_watermark}, not {offset}");
+                return Err(Failure::usage(format!("{what}; give one of these, or end")));
+            }
+            Before::Offset(offset) => offset.max(log_start),
+            // What was shown is what goes: not what came in while someone thought about it.
+            Before::End => high_watermark,
+        };
+        let what = format!("{} records of {name}/{number}, those before offset {before}", before - log_start);
+        let trimmed = |log_start_offset, deleted| Trimmed { topic: name, partition: number, log_start_offset, deleted };
+        if self.dry_run {
+            return self.output.print(|| format!("would delete {what}"), &trimmed(before, before - log_start));
+        }
+        if !self.yes {
+            confirm(&format!("delete {what}, for good?"))?;
+        }
+        let starts = admin.delete_records(name, &[(number, Some(before))]).await?;
+        let start = starts.first().copied().unwrap_or(before);
+        self.output.print(|| format!("deleted {what}"), &trimmed(start, start - log_start))
+    }
+}
+
 impl Delete {
     async fn run(self) -> Result<(), Failure> {
         let admin = self.brokers.connect().await?.admin();
@@ -227,6 +303,22 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("it is not KEY=VALUE".to_owned()),
     }
+}
+
+fn parse_before(text: &str) -> Result<Before, String> {
+    match text {
+        "end" => Ok(Before::End),
+        text => text.parse().map(Before::Offset).map_err(|_| "it is neither an offset nor end".to_owned()),
+    }
+}
+
+/// What was deleted of a partition.
+#[derive(Serialize)]
+struct Trimmed<'a> {
+    topic: &'a str,
+    partition: u32,
+    log_start_offset: u64,
+    deleted: u64,
 }
 
 /// A topic in one line.
@@ -332,5 +424,13 @@ mod tests {
         assert_eq!(parse_setting("a="), Ok(("a".to_owned(), String::new())));
         assert!(parse_setting("a").is_err());
         assert!(parse_setting("=b").is_err());
+    }
+
+    #[test]
+    fn a_place_to_trim_to_is_an_offset_or_the_end() {
+        assert_eq!(parse_before("end"), Ok(Before::End));
+        assert_eq!(parse_before("17"), Ok(Before::Offset(17)));
+        assert!(parse_before("-1").is_err());
+        assert!(parse_before("start").is_err());
     }
 }

@@ -3,11 +3,14 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::{
+    io::{BufRead, BufReader},
+    time::Instant,
+};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{Served, expect_failure, finish, run, scratch, streambus};
+use support::{PATIENCE, Served, expect_failure, finish, run, scratch, streambus};
 
 fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
@@ -159,6 +162,56 @@ fn settings_change_while_a_topic_is_served() {
         2,
         &["fixed when a topic is created"],
     );
+}
+
+#[test]
+fn records_are_deleted_only_when_someone_said_so() {
+    let dir = scratch();
+    let broker = Served::start(dir.path());
+    broker.ok(&["topic", "create", "orders", "-p", "2"], "");
+    broker.ok(&["produce", "orders", "-p", "1"], &lines(0..10));
+    let trim = ["topic", "trim", "orders", "-p", "1"];
+    let with = |more: &[&'static str]| [&trim[..], more].concat();
+    broker.fails(&with(&["--before", "4"]), 2, &["--yes"]);
+    let would = broker.ok(&with(&["--before", "4", "--dry-run"]), "");
+    assert_eq!(would, "would delete 4 records of orders/1, those before offset 4\n");
+    assert_eq!(broker.ok(&["consume", "orders"], ""), lines(0..10));
+    broker.ok(&with(&["--before", "4", "--yes"]), "");
+    assert_eq!(broker.ok(&["consume", "orders"], ""), lines(4..10));
+    assert_eq!(broker.end(Signal::KILL), None, "killed, not ended");
+
+    let broker = Served::start(dir.path());
+    assert_eq!(broker.ok(&["consume", "orders"], ""), lines(4..10));
+    let told = json_lines(&broker.ok(&with(&["--before", "end", "--yes", "-o", "json"]), ""));
+    assert_eq!((&told[0]["log_start_offset"], &told[0]["deleted"]), (&10.into(), &6.into()));
+    assert_eq!(broker.ok(&["consume", "orders"], ""), "");
+    broker.ok(&["produce", "orders", "-p", "1"], &lines(10..12));
+    assert_eq!(broker.ok(&["consume", "orders"], ""), lines(10..12));
+    broker.fails(&with(&["--before", "13", "--yes"]), 2, &["offsets 10 to 12"]);
+    broker.fails(&["topic", "trim", "orders", "-p", "2", "--before", "0"], 3, &["partitions 0 to 1"]);
+    broker.fails(&["topic", "trim", "other", "-p", "0", "--before", "end"], 3, &["topic create other"]);
+}
+
+#[test]
+fn what_is_too_old_goes() {
+    let dir = scratch();
+    let broker = Served::start(dir.path());
+    broker.ok(&["topic", "create", "orders", "--set", "retention.ms=1"], "");
+    broker.ok(&["topic", "create", "kept"], "");
+    for topic in ["orders", "kept"] {
+        broker.ok(&["produce", topic], &lines(0..10));
+    }
+    // Which flushes everything: what is not in segments stays.
+    assert_eq!(broker.end(Signal::TERM), Some(0), "a clean stop");
+    let broker = Served::start_with(dir.path(), &["--retention-check-every", "100ms"]);
+    let deadline = Instant::now() + PATIENCE;
+    while !broker.ok(&["consume", "orders"], "").is_empty() {
+        assert!(Instant::now() < deadline, "nothing was deleted");
+    }
+    assert_eq!(broker.ok(&["consume", "kept"], ""), lines(0..10));
+    let described = json_lines(&broker.ok(&["topic", "describe", "orders", "-o", "json"], ""));
+    assert_eq!(described[0]["partitions"][0]["log_start_offset"], 10);
+    assert_eq!(described[0]["settings"]["retention.ms"], "1");
 }
 
 #[test]
