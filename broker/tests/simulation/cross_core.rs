@@ -122,7 +122,7 @@ fn finish(world: &World, task: impl Future<Output = ()> + 'static) {
 /// Half of the partitions are durable, as far as one topic can be: the seed decides.
 async fn create_topic(run: Rc<Run>) {
     let rt = run.world.outside();
-    let level = if run.world.simulation.seed() % 2 == 0 { Durability::Durable } else { Durability::Memory };
+    let level = if run.world.simulation.seed().is_multiple_of(2) { Durability::Durable } else { Durability::Memory };
     let settings = [Setting { key: Durability::SETTING, value: level.name() }];
     let request =
         topic_create::Request { name: "orders", partition_count: PARTITIONS, settings: List::from(&settings) };

@@ -76,7 +76,7 @@ pub(crate) struct BlockCache<R: Runtime> {
     /// Taken from `bytes_max` by the footers of open segments.
     footer_bytes: Cell<usize>,
     /// By the first of their blocks.
-    extents: RefCell<FxHashMap<SegmentId, BTreeMap<u64, Rc<Extent<R::Frozen>>>>>,
+    extents: RefCell<FxHashMap<SegmentId, Extents<R::Frozen>>>,
     queues: RefCell<Queues<Extent<R::Frozen>>>,
     readers: RefCell<Readers>,
     /// What is to be read ahead, whose turn comes first in front.
@@ -88,6 +88,9 @@ pub(crate) struct BlockCache<R: Runtime> {
     idle: Notify,
     stats: Cell<CacheStats>,
 }
+
+/// Those of one segment, by the first of their blocks.
+type Extents<F> = BTreeMap<u64, Rc<Extent<F>>>;
 
 /// Blocks of a segment that one read brings.
 struct Extent<F> {

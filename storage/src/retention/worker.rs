@@ -68,11 +68,9 @@ async fn is_closed_within<R: Runtime>(shared: &Shared<R>, wait: Duration) -> boo
 async fn forget_producers<R: Runtime>(shared: &Shared<R>) {
     let states: Vec<_> = shared.partitions.borrow().values().cloned().collect();
     for (number, state) in states.iter().enumerate() {
-        let mut producers = state.producers.borrow_mut();
-        if !producers.is_empty() {
-            producers.expire(shared.rt.now(), shared.options.producer_idle_max);
+        if !state.producers.borrow().is_empty() {
+            state.producers.borrow_mut().expire(shared.rt.now(), shared.options.producer_idle_max);
         }
-        drop(producers);
         yield_after(shared, number).await;
     }
 }

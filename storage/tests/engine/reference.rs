@@ -256,11 +256,14 @@ pub(crate) async fn look(log: &Log<SimRuntime>, id: u64, durability: Durability)
     Ok(seen)
 }
 
-/// What one read from `offset` on answered: offset and value of the records, and what is told to be lost.
+/// Offset and value of records, and what is told to be lost.
+type Decoded = (Vec<(u64, u64)>, Option<Range<u64>>);
+
+/// What one read from `offset` on answered.
 pub(crate) fn decode<F: Deref<Target = [u8]>>(
     offset: u64,
     batches: &storage::partition::Batches<F>,
-) -> Result<(Vec<(u64, u64)>, Option<Range<u64>>), String> {
+) -> Result<Decoded, String> {
     if batches.next_offset <= offset {
         return Err(format!("a read below the high watermark leads to {}", batches.next_offset));
     }

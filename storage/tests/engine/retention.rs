@@ -203,7 +203,7 @@ async fn work(rt: SimRuntime, ledger: Rc<RefCell<Partitions>>, operations: usize
     settle(&log, &ledger).await;
     for _ in 0..operations {
         let id = 1 + rt.random_u64() % 3 + ledger.borrow().dropped.len() as u64;
-        let limit = (id % 3 == 0).then_some(6 << 10);
+        let limit = id.is_multiple_of(3).then_some(6 << 10);
         let settings = PartitionSettings { retention_bytes: limit, ..PartitionSettings::default() };
         let partition = log.adopt(PartitionId(id), settings);
         match rt.random_u64() % 16 {
@@ -215,7 +215,7 @@ async fn work(rt: SimRuntime, ledger: Rc<RefCell<Partitions>>, operations: usize
                 told(&ledger, id).log_start = log_start;
                 ledger.borrow_mut().deleted += 1;
             }
-            2 if rt.random_u64() % 4 == 0 => {
+            2 if rt.random_u64().is_multiple_of(4) => {
                 let oldest = 1 + ledger.borrow().dropped.len() as u64;
                 ledger.borrow_mut().dropped.insert(oldest, false);
                 let dropped = log.adopt(PartitionId(oldest), PartitionSettings::default());

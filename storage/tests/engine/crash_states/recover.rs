@@ -150,7 +150,7 @@ async fn write_behind(log: &Log<SimRuntime>, written: &mut Reference) -> Result<
         let partition = written.partition_mut(id);
         partition.appended(end, records);
         partition.synced_to(appended.next_offset());
-        drop(appended.acknowledge(synced));
+        let _acked = appended.acknowledge(synced);
     }
     Ok(())
 }

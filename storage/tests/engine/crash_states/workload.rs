@@ -226,7 +226,7 @@ impl Life {
         for (id, appended) in std::mem::take(&mut self.pending) {
             let synced = self.log.synced(appended.lsn()).await.expect("the disk works");
             let end = appended.next_offset();
-            drop(appended.acknowledge(synced));
+            let _acked = appended.acknowledge(synced);
             self.expected.borrow_mut().partition_mut(id).synced_to(end);
         }
         self.note_visible();

@@ -158,10 +158,10 @@ impl World {
         let disk = self.simulation.disk(self.node);
         let intact = disk.snapshot();
         let files: Vec<_> = disk.files().into_iter().filter(|path| !path.ends_with("LOCK")).collect();
-        let path = &files[usize::from(file) * files.len() >> 16];
+        let path = &files[(usize::from(file) * files.len()) >> 16];
         let len = disk.read(path).expect("it was listed").len() as u64;
         if len > 0 {
-            disk.flip_byte(path, u64::from(at) * len >> 16);
+            disk.flip_byte(path, (u64::from(at) * len) >> 16);
         }
         let path = path.clone();
         let found = self.run(move |rt, state| async move {
@@ -197,7 +197,7 @@ impl State {
     fn records(&mut self, count: usize, disorder_ms: i64) -> Vec<Record> {
         let values = self.next_value..self.next_value + count as u64;
         self.next_value = values.end;
-        let timestamp_ms = |value: u64| value as i64 * 10 + if value % 2 == 0 { disorder_ms } else { 0 };
+        let timestamp_ms = |value: u64| value as i64 * 10 + if value.is_multiple_of(2) { disorder_ms } else { 0 };
         values.map(|value| Record { value, timestamp_ms: timestamp_ms(value) }).collect()
     }
 
@@ -337,7 +337,7 @@ async fn sync(state: &Rc<RefCell<State>>) -> Outcome {
     for (id, appended) in pending {
         let synced = log.synced(appended.lsn()).await.map_err(|error| error.to_string())?;
         let end = appended.next_offset();
-        drop(appended.acknowledge(synced));
+        let _acked = appended.acknowledge(synced);
         state.borrow_mut().expected.partition_mut(id).synced_to(end);
     }
     Ok("sync")
@@ -346,7 +346,7 @@ async fn sync(state: &Rc<RefCell<State>>) -> Outcome {
 async fn read(state: &Rc<RefCell<State>>, place: usize, at: u16, bytes_max: usize) -> Outcome {
     let (id, partition) = state.borrow().partition(place);
     let offsets = partition.offsets();
-    let offset = offsets.log_start + (u64::from(at) * (offsets.high_watermark - offsets.log_start + 1) >> 16);
+    let offset = offsets.log_start + ((u64::from(at) * (offsets.high_watermark - offsets.log_start + 1)) >> 16);
     let batches = partition.read(offset, bytes_max).await.map_err(|error| format!("offset {offset}: {error}"))?;
     if offset == offsets.high_watermark && batches.slices.is_empty() {
         return Ok("read");
@@ -368,7 +368,7 @@ async fn read(state: &Rc<RefCell<State>>, place: usize, at: u16, bytes_max: usiz
 
 async fn read_by_time(state: &Rc<RefCell<State>>, place: usize, at: u16) -> Outcome {
     let (id, partition) = state.borrow().partition(place);
-    let timestamp_ms = (u64::from(at) * (state.borrow().next_value + 2) * 10 >> 16) as i64;
+    let timestamp_ms = ((u64::from(at) * (state.borrow().next_value + 2) * 10) >> 16) as i64;
     let visible_before = partition.offsets().high_watermark;
     let found = partition.offset_at(timestamp_ms).await.map_err(|error| error.to_string())?;
     let visible_after = partition.offsets().high_watermark;
@@ -386,7 +386,7 @@ async fn read_by_time(state: &Rc<RefCell<State>>, place: usize, at: u16) -> Outc
 async fn truncate(state: &Rc<RefCell<State>>, place: usize, at: u16) -> Outcome {
     let (id, partition) = state.borrow().partition(place);
     let end = partition.offsets().log_end;
-    let to = u64::from(at) * (end + 1) >> 16;
+    let to = (u64::from(at) * (end + 1)) >> 16;
     state.borrow_mut().expected.partition_mut(id).truncating(to);
     partition.truncate(to, 1).await.map_err(|error| format!("to {to}: {error}"))?;
     let mut state = state.borrow_mut();
