@@ -74,7 +74,7 @@ fn a_new_topic_never_shows_a_record_of_an_old_one_and_what_is_deleted_frees_the_
         }
     }
     println!("{crashes} crashes, {deleted} topics deleted, {read} records read");
-    assert!(crashes > 400 && deleted > 1000 && read > 10_000, "{crashes} crashes, {deleted} deleted, {read} read");
+    assert!(crashes > 400 && deleted > 600 && read > 10_000, "{crashes} crashes, {deleted} deleted, {read} read");
 }
 
 #[test]

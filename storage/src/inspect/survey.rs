@@ -221,12 +221,14 @@ fn partitions(wal: &Wal, state: &State) -> BTreeMap<PartitionId, PartitionSurvey
                 EntryKind::Truncate => partitions.entry(*partition).or_default().log_end = *next_offset,
                 EntryKind::LogStart => {
                     let partition = partitions.entry(*partition).or_default();
-                    partition.log_start = partition.log_start.max(*base_offset).min(partition.log_end);
+                    partition.log_start = partition.log_start.max(*base_offset);
                 }
                 EntryKind::Drop => drop(partitions.remove(partition)),
                 EntryKind::Reserve | EntryKind::Marker | EntryKind::Edit => {}
             }
         }
     }
+    // It reached as far when that was said, whatever damage hides.
+    partitions.values_mut().for_each(|partition| partition.log_end = partition.log_end.max(partition.log_start));
     partitions
 }
