@@ -227,7 +227,7 @@ impl State {
     /// A truncation took the batches from `next_offset` on away from their producers.
     pub(crate) fn cut_producers(&self, next_offset: u64) {
         self.producers.borrow_mut().truncate(next_offset);
-        self.producers_cut.set(true);
+        self.producers_cut.set(!planted("remember cut producers"));
     }
 
     /// A truncation gives these offsets out again, lost or not.
@@ -488,8 +488,12 @@ impl<R: Runtime> Partition<R> {
         }
         let before = self.state.status.replace(Status::Truncating);
         // A batch that is still queued is in no memtable yet, and would be cut in two.
-        self.log.wal.synced(self.log.wal.lsn_last()).await?;
-        let next_offset = self.batch_boundary(next_offset).await?;
+        if !planted("cut what is queued") {
+            self.log.wal.synced(self.log.wal.lsn_last()).await?;
+        }
+        let boundary = self.batch_boundary(next_offset).await;
+        // Nothing has happened yet: life goes on.
+        let next_offset = boundary.inspect_err(|_| self.state.set_status(before))?;
         let entry = Entry {
             kind: EntryKind::Truncate,
             partition: self.id(),
@@ -761,8 +765,14 @@ impl<R: Runtime> Partition<R> {
         {
             return Ok(slot.base_offset.min(offset));
         }
-        let run = self.log.segments.read_first(&self.live_segments(offset..u64::MAX), self.state.id, 1).await?;
-        Ok(run.map_or(offset, |run| run.base_offset.min(offset)))
+        loop {
+            let segments = self.live_segments(offset..u64::MAX);
+            match self.log.segments.read_first(&segments, self.state.id, 1).await {
+                // A merge replaced a segment before it was opened: its batches are in another one now.
+                Err(error) if error.is_missing_file() && segments != self.live_segments(offset..u64::MAX) => {}
+                run => return Ok(run?.map_or(offset, |run| run.base_offset.min(offset))),
+            }
+        }
     }
 
     pub(crate) fn check_readable(&self, offset: u64) -> Result<Offsets, ReadError> {

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use runtime::{Runtime, sabotage::die_at};
+use runtime::{
+    Runtime,
+    sabotage::{die_at, planted},
+};
 use wire::record::BatchHeader;
 
 use super::{
@@ -196,6 +199,7 @@ impl<R: Runtime> Keyed for Partitions<R> {
     fn is_last_of_producer(&self, partition: PartitionId, header: &BatchHeader) -> bool {
         let state = self.shared.upgrade().and_then(|shared| shared.served(partition));
         header.producer.is_idempotent()
+            && !planted("compact producers away")
             && state.is_some_and(|state| {
                 state.producers.borrow().last_offset(header.producer.id) == Some(header.base_offset)
             })

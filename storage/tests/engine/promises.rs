@@ -6,7 +6,7 @@ use runtime::{
     Runtime,
     sim::{Crash, SimRuntime, seeds},
 };
-use storage::{AppendError, Durability, Log, LogOptions, PartitionId, ReadError};
+use storage::{AppendError, Durability, Log, LogOptions, PartitionId, ReadError, TruncateError};
 use wire::record::{Batch, BatchBuilder, Codec, Producer};
 
 use crate::support::{append_acked, batch, durable, open, read_all, simulation};
@@ -201,6 +201,34 @@ fn a_truncation_forgets_the_batches_of_producers_though_its_flush_holds_none() {
     for number in 0..3 {
         simulation.block_on(node, move |rt| life(rt, number)).unwrap();
     }
+}
+
+#[test]
+fn a_truncation_that_cannot_read_where_to_cut_leaves_the_partition_as_it_was() {
+    let simulation = simulation(4);
+    let node = simulation.add_node();
+    simulation
+        .block_on(node, |rt: SimRuntime| async move {
+            let log = open(&rt).await.unwrap();
+            for value in 0..20 {
+                append_acked(&log, &durable(&log, 1), &[value, value, value]).await;
+            }
+            log.close().await.unwrap();
+        })
+        .unwrap();
+    let disk = simulation.disk(node);
+    let segments: Vec<_> = disk.files().into_iter().filter(|path| path.ends_with(".seg")).collect();
+    assert!(!segments.is_empty());
+    segments.iter().for_each(|path| disk.flip_byte(path, 200));
+    simulation
+        .block_on(node, |rt: SimRuntime| async move {
+            let log = open(&rt).await.unwrap();
+            let partition = durable(&log, 1);
+            let refused = partition.truncate(1, 2).await;
+            assert!(matches!(refused, Err(TruncateError::Segment(_))), "{refused:?}");
+            assert_eq!(append_acked(&log, &partition, &[7]).await, 60);
+        })
+        .unwrap();
 }
 
 #[test]
