@@ -51,8 +51,8 @@ fn whatever_crosses_cores_is_answered_in_order() {
     println!("{} schedules, 0 races\n{total:?}", total.schedules);
     if std::env::var("STREAMBUS_SEED").is_err() {
         let Counts { schedules, answered, acked, crossed, busy, given_up, moved } = total;
-        let rare = [answered, acked, crossed, busy, given_up, moved].iter().any(|&count| count < schedules / 10);
-        assert!(!rare, "something hardly ever happened: {total:?}");
+        let rare = [answered, acked, crossed, given_up, moved].iter().any(|&count| count < schedules / 10);
+        assert!(!rare && busy >= schedules / 30, "something hardly ever happened: {total:?}");
     }
 }
 

@@ -65,6 +65,8 @@ async fn campaign(kills: u64, mut seed: u64) {
     let mut broker = Served::start(&dir);
     let address = broker.address().to_owned();
     let load = Load::begin(&address, seed).await;
+    // A start has nothing to cut where nothing was written.
+    load.go_on().await;
     let churn = tokio::spawn(churn(load.client.clone()));
     let mut faults = Faults::new();
     let mut deaths: BTreeMap<&str, u64> = BTreeMap::new();
