@@ -87,8 +87,8 @@ pub enum TrimError {
         /// Consumers see offsets below this one.
         high_watermark: u64,
     },
-    /// The partition's log is damaged from this offset on: first accept the loss.
-    #[error("the partition is damaged from offset {from} on; accept the loss with `streambus doctor` to go on")]
+    /// The partition's log is damaged from this offset on.
+    #[error("the partition is damaged from offset {from} on: what lies below can be read, nothing can be added")]
     Refused {
         /// First offset that cannot be proven.
         from: u64,
@@ -131,7 +131,7 @@ pub enum AppendError {
     #[error(transparent)]
     Batch(#[from] wire::record::BatchError),
     /// The partition's log is damaged from this offset on, so nothing can be put behind it.
-    #[error("the partition is damaged from offset {from} on; accept the loss with `streambus doctor` to go on")]
+    #[error("the partition is damaged from offset {from} on: what lies below can be read, nothing can be added")]
     Refused {
         /// First offset that cannot be proven.
         from: u64,
