@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use runtime::Instant;
+use runtime::{Instant, sabotage::planted};
 
 /// A clock ahead by more than this is not believed at once.
 const JUMP_MS_MIN: i64 = 60 * 60 * 1000;
@@ -44,7 +44,7 @@ impl Calendar {
         let seen = at_zero(now, wall_ms);
         let ahead = |of: i64| seen.saturating_sub(of) > JUMP_MS_MIN;
         let believed = self.believed_ms;
-        if !ahead(believed) {
+        if !ahead(believed) || planted("believe the clock") {
             self.doubted = None;
             self.believed_ms = believed.min(seen);
             return Today::Ms(wall_ms);

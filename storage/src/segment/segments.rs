@@ -2,7 +2,7 @@
 //!
 //! A segment that nobody reads costs nothing: file and footer are opened by the first read and kept in a small cache,
 //! least recently used out first. Readers of a segment that is being opened wait for that one opening. What they read goes
-//! through the [`crate::block_cache`], with which footers share their memory.
+//! through the `block_cache`, with which footers share their memory.
 
 use std::{
     cell::{Cell, RefCell},
