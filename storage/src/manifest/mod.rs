@@ -48,6 +48,7 @@ pub struct Manifest {
     /// The first segment number that is neither in the state nor claimed by a queued intent.
     next_segment: Rc<Cell<u64>>,
     changes: Rc<Cell<u64>>,
+    truncations: Rc<Cell<u64>>,
 }
 
 struct Request {
@@ -102,8 +103,10 @@ impl Manifest {
         let (queue, requests) = flume::bounded(QUEUE_REQUESTS);
         let log_id = journal.log_id();
         let changes = Rc::new(Cell::new(0));
-        drop(runtime.spawn(write(journal, Rc::clone(&state), Rc::clone(&changes), requests)));
-        Ok(Self { queue, state, log_id, is_new, next_segment, changes })
+        let truncations = Rc::new(Cell::new(0));
+        let counts = (Rc::clone(&changes), Rc::clone(&truncations));
+        drop(runtime.spawn(write(journal, Rc::clone(&state), counts, requests)));
+        Ok(Self { queue, state, log_id, is_new, next_segment, changes, truncations })
     }
 
     /// Whether there was no manifest when it was opened. A directory that holds other files of a log then has lost
@@ -125,6 +128,11 @@ impl Manifest {
     /// How often the state has changed: as long as this is the same, it is.
     pub fn changes(&self) -> u64 {
         self.changes.get()
+    }
+
+    /// How many truncations it has been told of.
+    pub(crate) fn truncations(&self) -> u64 {
+        self.truncations.get()
     }
 
     /// Makes an edit durable, then part of the state. It happens even if this future is dropped.
@@ -186,12 +194,14 @@ fn replay(recovered: Recovered, dir: &Path, edits: u64) -> Result<State, OpenErr
 async fn write<R: Runtime>(
     mut journal: Journal<R>,
     state: Rc<RefCell<State>>,
-    changes: Rc<Cell<u64>>,
+    (changes, truncations): (Rc<Cell<u64>>, Rc<Cell<u64>>),
     requests: flume::Receiver<Request>,
 ) {
     while let Ok(Request { edits, answer }) = requests.recv_async().await {
+        let clips = edits.iter().filter(|edit| matches!(edit, Edit::Clip { .. })).count() as u64;
         let result = write_edits(&mut journal, &state, edits).await;
         changes.set(changes.get() + 1);
+        truncations.set(truncations.get() + clips);
         // Whoever asked may have stopped waiting.
         let _ = answer.send(result);
     }
