@@ -39,7 +39,8 @@ pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFail
         let go_on = wal
             .flushable
             .until(|| {
-                if wal.is_closing() || wal.failure().is_some() {
+                // Not before all is written: the writer of a log that closes may wait for the file that a flush gives back.
+                if wal.failure().is_some() || (wal.is_closing() && wal.is_written()) {
                     return Some(false);
                 }
                 let is_due = wal.memtables.borrow().presses() || is_aged(&shared) || is_quiet(&shared);

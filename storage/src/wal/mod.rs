@@ -199,6 +199,11 @@ impl<R: Runtime> Wal<R> {
         }
     }
 
+    /// Whether everything that was taken is on stable storage.
+    pub(crate) fn is_written(&self) -> bool {
+        self.synced.get() >= self.lsn_last()
+    }
+
     /// Whether [`Self::close`] was called.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.get()
