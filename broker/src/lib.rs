@@ -30,6 +30,7 @@ pub mod meta;
 mod metrics;
 mod native;
 mod partition;
+pub mod refused;
 mod request;
 mod server;
 pub mod shard;
@@ -150,6 +151,8 @@ fn settings(config: &Config) -> Settings {
             batch_bytes_max: config.storage.batch_bytes_max as usize,
             retention_check_every: config.storage.retention_check_every,
             producer_idle_max: config.storage.producer_id_expiration,
+            disk_reserve_bytes: config.storage.disk_reserve_bytes,
+            disk_logs: broker.cores.len() as u32,
             ..LogOptions::default()
         },
         limits: Limits {

@@ -12,6 +12,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::refused::Refused;
+
 /// Whether a number only rises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -75,21 +77,32 @@ metrics! {
     CacheMisses         Counter "block_cache_misses"          "Reads of segments that had to wait for a read of the disk from its start"
     CacheReadBytes      Counter "block_cache_read_bytes"      "Bytes of segments read from disk for readers"
     CacheAheadBytes     Counter "block_cache_ahead_bytes"     "Bytes of these that were read ahead of need"
+    PartitionsRefused   Gauge   "partitions_refused"          "Partitions that take and give nothing behind damage"
+    DiskFree            Gauge   "disk_free_bytes"             "Free bytes of the file system when the shard last looked"
+    DiskReserve         Gauge   "disk_reserve_bytes"          "Produce is refused while less is free, in bytes"
+    DiskFull            Gauge   "disk_full"                   "1 while produce is refused for that, else 0"
 }
 
 /// Number of metrics.
 const COUNT: usize = METRICS.len();
 
 /// The counters of one shard.
-#[derive(Default)]
 pub(crate) struct Metrics {
     values: [Cell<u64>; COUNT],
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { values: std::array::from_fn(|_| Cell::default()) }
+    }
+}
+
 /// The counters of one shard at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reading {
     values: [u64; COUNT],
+    /// Partitions that damage stopped, a bounded number of them.
+    refused: Vec<Refused>,
 }
 
 impl Metrics {
@@ -112,9 +125,9 @@ impl Metrics {
         self.values[metric as usize].set(value);
     }
 
-    /// All of them.
-    pub(crate) fn read(&self) -> Reading {
-        Reading { values: self.values.each_ref().map(Cell::get) }
+    /// All of them, with the partitions that damage stopped.
+    pub(crate) fn read(&self, refused: Vec<Refused>) -> Reading {
+        Reading { values: self.values.each_ref().map(Cell::get), refused }
     }
 }
 
@@ -126,7 +139,8 @@ impl Reading {
 
     /// The sums over several shards.
     pub(crate) fn sum(shards: &[Self]) -> Self {
-        let mut sum = Self { values: [0; COUNT] };
+        let refused = shards.iter().flat_map(|shard| shard.refused.iter().cloned()).collect();
+        let mut sum = Self { values: [0; COUNT], refused };
         for (total, place) in sum.values.iter_mut().zip(0..) {
             *total = shards.iter().map(|shard| shard.values[place]).sum();
         }
@@ -174,6 +188,24 @@ impl prometheus_client::collector::Collector for Collector {
                 }
             }
         }
+        self.encode_refused(&mut encoder)
+    }
+}
+
+impl Collector {
+    /// One series for each partition that damage stopped: from which offset on.
+    fn encode_refused(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "The offset from which a damaged partition takes and gives nothing; at most 100 a shard";
+        let no_unit: Option<&Unit> = None;
+        let mut family = encoder.encode_descriptor("partition_refused_from", help, no_unit, MetricType::Gauge)?;
+        for (shard, reading) in self.shards.iter().enumerate() {
+            for Refused { topic, partition, from } in &reading.refused {
+                let labels =
+                    [("shard", shard.to_string()), ("topic", topic.clone()), ("partition", partition.to_string())];
+                let series = family.encode_family(&labels)?;
+                ConstGauge::new(i64::try_from(*from).unwrap_or(i64::MAX)).encode(series)?;
+            }
+        }
         Ok(())
     }
 }
@@ -199,7 +231,8 @@ mod tests {
         left.add(Metric::ProduceRecords, 40);
         right.add(Metric::ProduceRecords, 2);
         right.set(Metric::Connections, 7);
-        let shards = vec![left.read(), right.read()];
+        let refused = Refused { topic: "orders".to_owned(), partition: 3, from: 17 };
+        let shards = vec![left.read(Vec::new()), right.read(vec![refused])];
         assert_eq!(Reading::sum(&shards).get(Metric::ProduceRecords), 42);
 
         let text = exposition(shards);
@@ -208,6 +241,7 @@ mod tests {
         line("streambus_produce_records_total{shard=\"0\"} 40");
         line("streambus_produce_records_total{shard=\"1\"} 2");
         line("streambus_connections{shard=\"1\"} 7");
+        line("streambus_partition_refused_from{shard=\"1\",topic=\"orders\",partition=\"3\"} 17");
         assert!(text.ends_with("# EOF\n"));
     }
 }

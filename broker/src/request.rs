@@ -164,8 +164,8 @@ pub(crate) type Trimmed = Result<u64, TrimError>;
 pub(crate) struct PartitionStatus {
     /// Its offsets.
     pub(crate) offsets: Offsets,
-    /// Whether its log is damaged.
-    pub(crate) is_refused: bool,
+    /// From which offset on its log is damaged.
+    pub(crate) refused_from: Option<u64>,
 }
 
 /// A topic to be made.

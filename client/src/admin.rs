@@ -5,14 +5,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::Arc,
 };
 
 use wire::{
     Durability, ErrorCode, PartitionId, TopicId,
     api::{
-        Setting, delete_records, health, list_offsets, stats, topic_alter, topic_create, topic_delete, topic_describe,
-        topic_list,
+        Setting, delete_records, health, list_offsets, loss_accept, stats, topic_alter, topic_create, topic_delete,
+        topic_describe, topic_list,
     },
 };
 
@@ -96,6 +97,8 @@ pub struct PartitionDescription {
     pub high_watermark: u64,
     /// The offset that the next record gets.
     pub log_end_offset: u64,
+    /// The first offset that cannot be proven, if the log is damaged: the partition is served below it and takes nothing.
+    pub refused_from: Option<u64>,
 }
 
 /// A place in a partition, in words or as a time.
@@ -228,6 +231,22 @@ impl Admin {
             Ok(response.topic)
         });
         deleted.await.map_err(|error| named(error, name))
+    }
+
+    /// Gives up what damage took from a partition, for good: it goes on behind the offsets answered, which consumers are told
+    /// are lost. `None` when nothing of it is damaged.
+    ///
+    /// # Errors
+    /// When the partition is not there any more, or no broker answers within the request timeout.
+    pub async fn accept_loss(&self, partition: &PartitionDescription) -> Result<Option<Range<u64>>, Error> {
+        let request = loss_accept::Request { partition: partition.id };
+        let operation = format!("accept the loss in partition {}", partition.partition);
+        // Accepted twice it is accepted once.
+        let accepted = self.client.ask(&operation, Repeat::Harmless, &request, |response| {
+            let loss_accept::Response { lost_from, lost_end } = response.message()?;
+            Ok((lost_end > 0).then_some(lost_from..lost_end))
+        });
+        accepted.await
     }
 
     /// Every topic, by name.
@@ -445,6 +464,7 @@ impl From<topic_describe::Partition> for PartitionDescription {
             log_start_offset: partition.log_start_offset,
             high_watermark: partition.high_watermark,
             log_end_offset: partition.log_end_offset,
+            refused_from: (partition.error == ErrorCode::PartitionRefused).then_some(partition.refused_from),
         }
     }
 }

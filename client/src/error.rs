@@ -143,8 +143,9 @@ pub enum Error {
         /// Where the next record will be.
         latest: u64,
     },
-    /// Offsets that a `memory` topic lost in an unclean stop. Reported once; the consumer goes on behind them.
-    #[error("offsets {from} to {} of {topic}/{partition} were lost in an unclean stop; reading goes on at {to}", to - 1)]
+    /// Offsets that a `memory` topic lost in an unclean stop, or that were given up after damage. Reported once; the consumer
+    /// goes on behind them.
+    #[error("offsets {from} to {} of {topic}/{partition} were lost in an unclean stop or to damage; reading goes on at {to}", to - 1)]
     Lost {
         /// The topic.
         topic: Arc<str>,

@@ -79,6 +79,7 @@ mod tests {
             log_start_offset: 0,
             high_watermark: 0,
             log_end_offset: 0,
+            refused_from: 0,
         };
         let partitions: Vec<_> = indexes.iter().map(partition).collect();
         Topic::from_description(&Described {

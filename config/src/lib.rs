@@ -105,6 +105,8 @@ pub struct Storage {
     pub retention_check_every: Duration,
     /// A producer that is silent for so long is forgotten.
     pub producer_id_expiration: Duration,
+    /// Bytes that stay free on the disk beside what the logs need themselves.
+    pub disk_reserve_bytes: u64,
 }
 
 /// What the admin listener reads.
@@ -198,6 +200,7 @@ impl Config {
                 batch_bytes_max: typed.bytes("batch_bytes_max"),
                 retention_check_every: typed.duration("retention_check_every"),
                 producer_id_expiration: typed.duration("producer_id_expiration"),
+                disk_reserve_bytes: typed.bytes("disk_reserve_bytes"),
             },
             admin: Admin { listen: typed.address("admin.listen") },
             settings,

@@ -109,6 +109,14 @@ pub const PROPERTIES: &[Property] = &[
                a batch.",
     },
     Property {
+        name: "disk_reserve_bytes",
+        kind: Kind::Bytes { min: 0, max: TIB },
+        default: "256 MiB",
+        restart: true,
+        help: "Stays free on the disk, beside what the broker itself may still need there (about 0.9 of `memory`). With \
+               less than both, produce is refused until there is space again; fetch, deletion and all else go on.",
+    },
+    Property {
         name: "produce_wait_max",
         kind: Kind::Duration { min: Duration::ZERO, max: Duration::from_secs(300) },
         default: "5 s",

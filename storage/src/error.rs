@@ -9,16 +9,65 @@ use crate::PartitionId;
 /// A write to the log failed. Nothing is known of the bytes, so nothing is acknowledged any more and nothing is retried:
 /// the process has to end, and its next start recovers what is on the disk.
 #[derive(Clone, Debug, Error)]
-#[error("{action} {file} failed: {reason}; restart to recover what is on disk")]
+#[error("{action} {file} failed: {reason}; {}", self.advice())]
 pub struct LogFailed {
     action: &'static str,
     file: Arc<str>,
     reason: Arc<str>,
+    is_disk_full: bool,
 }
 
 impl LogFailed {
-    pub(crate) fn new(action: &'static str, file: &Path, reason: impl std::fmt::Display) -> Self {
-        Self { action, file: file.display().to_string().into(), reason: reason.to_string().into() }
+    pub(crate) fn new(action: &'static str, file: &Path, reason: impl Reason) -> Self {
+        let is_disk_full = reason.is_disk_full();
+        let (file, reason) = (file.display().to_string().into(), reason.to_string().into());
+        Self { action, file, reason, is_disk_full }
+    }
+
+    /// Whether the file system had no room.
+    pub fn is_disk_full(&self) -> bool {
+        self.is_disk_full
+    }
+
+    fn advice(&self) -> &'static str {
+        match self.is_disk_full {
+            true => "free space on its file system, then restart to recover what is on disk",
+            false => "restart to recover what is on disk",
+        }
+    }
+}
+
+/// Why a write failed.
+pub(crate) trait Reason: std::fmt::Display {
+    /// Whether the file system had no room.
+    fn is_disk_full(&self) -> bool;
+}
+
+impl Reason for io::Error {
+    /// A short write is the last one that still found some.
+    fn is_disk_full(&self) -> bool {
+        matches!(self.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero)
+    }
+}
+
+impl Reason for crate::journal::WriteError {
+    fn is_disk_full(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Failed { source, .. } => source.is_disk_full(),
+        }
+    }
+}
+
+impl Reason for crate::segment::WriteError {
+    fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.is_disk_full())
+    }
+}
+
+impl Reason for crate::disk_space::Lacking {
+    fn is_disk_full(&self) -> bool {
+        true
     }
 }
 
@@ -70,6 +119,16 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether the file system had no room.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.is_disk_full(),
+            Self::Manifest(crate::manifest::OpenError::Journal(error)) => error.is_disk_full(),
+            Self::Failed(failed) => failed.is_disk_full(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> Self {
         let file = file.display().to_string();
         move |source| Self::Io { action, file, source }
@@ -87,8 +146,8 @@ pub enum TrimError {
         /// Consumers see offsets below this one.
         high_watermark: u64,
     },
-    /// The partition's log is damaged from this offset on.
-    #[error("the partition is damaged from offset {from} on: what lies below can be read, nothing can be added")]
+    /// The partition's log is damaged from this offset on: first accept the loss.
+    #[error("the partition is damaged from offset {from} on; accept the loss with `streambus doctor` to go on")]
     Refused {
         /// First offset that cannot be proven.
         from: u64,
@@ -131,10 +190,20 @@ pub enum AppendError {
     #[error(transparent)]
     Batch(#[from] wire::record::BatchError),
     /// The partition's log is damaged from this offset on, so nothing can be put behind it.
-    #[error("the partition is damaged from offset {from} on: what lies below can be read, nothing can be added")]
+    #[error("the partition is damaged from offset {from} on; accept the loss with `streambus doctor` to go on")]
     Refused {
         /// First offset that cannot be proven.
         from: u64,
+    },
+    /// The disk is full up to its reserve. Appends are taken again once there is space.
+    #[error(
+        "the disk is full: {free_bytes} bytes are free, records are taken again at {wanted_bytes}; free some space"
+    )]
+    DiskFull {
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// Bytes that have to be.
+        wanted_bytes: u64,
     },
     /// The partition is being truncated; try again.
     #[error("the partition is being truncated; try again")]
@@ -173,6 +242,31 @@ pub enum ReadError {
     /// A segment could not be read or does not prove itself.
     #[error(transparent)]
     Segment(#[from] crate::segment::SegmentError),
+}
+
+/// Why the loss of what damage took was not accepted.
+#[derive(Debug, Error)]
+pub enum AcceptError {
+    /// The partition was deleted.
+    #[error("the partition was deleted")]
+    Gone,
+    /// What recovery found has to be in segments first, and the disk has no room for them.
+    #[error("the disk is full: {free_bytes} bytes are free, {wanted_bytes} are needed; free some space")]
+    DiskFull {
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// Bytes that have to be.
+        wanted_bytes: u64,
+    },
+    /// The log failed.
+    #[error(transparent)]
+    Failed(#[from] LogFailed),
+}
+
+impl From<crate::disk_space::Lacking> for AcceptError {
+    fn from(lacking: crate::disk_space::Lacking) -> Self {
+        Self::DiskFull { free_bytes: lacking.free_bytes, wanted_bytes: lacking.wanted_bytes }
+    }
 }
 
 /// Why a partition was not truncated.

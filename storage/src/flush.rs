@@ -12,10 +12,12 @@ use runtime::{
 
 use crate::{
     PartitionId,
+    disk_space::{self, Lacking, Purpose},
     error::LogFailed,
     log::Shared,
     manifest::{Edit, Flush, Flushed, FlushedPartition, Intent},
     memtable::{Memtable, Slot},
+    partition::State,
     segment::{self, Planned, SegmentId, SegmentMeta, SegmentWriter, WriteError},
 };
 
@@ -44,13 +46,15 @@ pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFail
                     return Some(false);
                 }
                 let is_due = wal.memtables.borrow().presses() || is_aged(&shared) || is_quiet(&shared);
-                is_due.then_some(true)
+                (is_due && !shared.space.is_short_for(Purpose::Flush)).then_some(true)
             })
             .await;
         if !go_on {
             return Ok(());
         }
-        flush_oldest(&shared).await?;
+        if let Err(lacking) = flush_oldest(&shared).await? {
+            tracing::warn!("a flush in {} is put off: {lacking}", shared.dir.display());
+        }
     }
 }
 
@@ -74,17 +78,28 @@ pub(crate) async fn run_clock<R: Runtime>(shared: Rc<Shared<R>>) {
     }
 }
 
+/// Flushes all that recovery found, so that no later recovery meets it again.
+pub(crate) async fn flush_recovered<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<Result<(), Lacking>, LogFailed> {
+    while shared.wal.memtables.borrow().first_unflushed_lsn().is_some_and(|lsn| lsn <= shared.recovered_lsn) {
+        if let Err(lacking) = flush_oldest(shared).await? {
+            return Ok(Err(lacking));
+        }
+    }
+    Ok(Ok(()))
+}
+
 /// Flushes everything there is; the writer has ended.
 pub(crate) async fn flush_all<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFailed> {
     let wal = &shared.wal;
+    let no_room = |lacking| LogFailed::new("flushing to", &shared.dir, lacking);
     while wal.oldest_sealed_at().is_some() {
-        flush_oldest(shared).await?;
+        flush_oldest(shared).await?.map_err(no_room)?;
     }
     if wal.memtables.borrow().active_is_empty() {
         return Ok(());
     }
     wal.roll().await?;
-    flush_oldest(shared).await
+    flush_oldest(shared).await?.map_err(no_room)
 }
 
 fn is_aged<R: Runtime>(shared: &Shared<R>) -> bool {
@@ -97,16 +112,28 @@ fn is_quiet<R: Runtime>(shared: &Shared<R>) -> bool {
     shared.wal.oldest_sealed_at().is_some() && shared.quiet_since_lsn.get() == Some(shared.wal.lsn_last())
 }
 
-async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFailed> {
+/// Flushes the oldest sealed memtable, unless the disk has no room for that: then its batches stay in the WAL.
+async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<Result<(), Lacking>, LogFailed> {
     let _alone = shared.maintenance.lock().await;
-    let Some(work) = Work::of_oldest(shared) else { return Ok(()) };
+    let Some(work) = Work::of_oldest(shared) else { return Ok(Ok(())) };
+    disk_space::look(shared).await;
+    if let Err(lacking) = shared.space.check_flush(work.bytes()) {
+        return Ok(Err(lacking));
+    }
     let intent = shared.intend(work.planned.len()).await?;
     die_at("flush intended");
     if planted("recycle before the flush edit") {
         let file = shared.wal.memtables.borrow().oldest_sealed().expect("it is being flushed").file.clone();
         shared.wal.files.release(file).await?;
     }
-    let segments = write_segments(shared, &work, intent).await?;
+    let segments = match write_segments(shared, &work, intent).await {
+        // A neighbour was faster.
+        Err(failed) if failed.is_disk_full() => {
+            shared.abandon(intent).await?;
+            return Ok(Err(shared.space.was_refused(Purpose::Flush, work.bytes())));
+        }
+        segments => segments?,
+    };
     die_at("segments written");
     let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let flush = Flush {
@@ -129,7 +156,7 @@ async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFaile
     shared.counters.flushed_bytes.set(shared.counters.flushed_bytes.get() + bytes);
     shared.wal.room.wake();
     shared.maintained();
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// What a flush is about to do, decided before it waits for anything.
@@ -140,14 +167,22 @@ struct Work {
 }
 
 impl Work {
+    /// Bytes of the batches to be written.
+    fn bytes(&self) -> u64 {
+        self.planned.iter().map(|planned| planned.bytes).sum()
+    }
+
     fn of_oldest<R: Runtime>(shared: &Shared<R>) -> Option<Self> {
         let memtables = shared.wal.memtables.borrow();
         let sealed = memtables.oldest_sealed()?;
         let through = Flushed { salt: sealed.file.salt, lsn: sealed.memtable.last_lsn().max(shared.flushed_lsn.get()) };
-        // A reservation or a truncation may stand in this WAL file though the partition's batches are in others.
+        // A reservation or a truncation may stand in this WAL file though the partition's batches are in others, and damage
+        // may have left nothing of a partition in it but how far it reached.
         let (served, found) = (shared.partitions.borrow(), shared.found.borrow());
         let states = served.values().chain(found.values());
-        let noted = states.filter(|state| state.reservation().is_some() || state.producers_cut.get());
+        let noted = states.filter(|state| {
+            state.reservation().is_some() || state.producers_cut.get() || state.refused_from().is_some()
+        });
         let noted = noted.map(|state| state.id);
         let ids: BTreeSet<PartitionId> = sealed.memtable.partitions().into_iter().chain(noted).collect();
         // What was deleted before it was flushed is not written any more. Log starts do not move during a flush.
@@ -177,7 +212,9 @@ fn flushed_partition<R: Runtime>(
     let flushed_before = known.map_or(0, |known| known.flushed_end);
     let state = shared.state(id);
     let last = memtable.partition(id).and_then(|index| index.slots().last());
-    let flushed_end = last.map_or(flushed_before, Slot::next_offset);
+    // A refused partition ends where damage shows that it reached, once nothing of it is left to be flushed.
+    let ends_here = state.refused_from().is_some() && !shared.wal.memtables.borrow().holds_behind_oldest(id);
+    let flushed_end = if ends_here { state.log_end() } else { last.map_or(flushed_before, Slot::next_offset) };
     let tells_producers = state.producers_cut.replace(false) || last.is_some();
     let epochs = state.epochs();
     let epochs = epochs.iter().filter(|start| (flushed_before..flushed_end).contains(&start.offset));

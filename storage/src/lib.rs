@@ -20,6 +20,7 @@
 mod block_cache;
 pub mod codec;
 pub mod compaction;
+mod disk_space;
 mod error;
 mod flush;
 mod found;
@@ -44,7 +45,7 @@ mod synced;
 mod wal;
 
 pub use block_cache::CacheStats;
-pub use error::{AppendError, LogFailed, OpenError, ReadError, TrimError, TruncateError};
+pub use error::{AcceptError, AppendError, LogFailed, OpenError, ReadError, TrimError, TruncateError};
 pub use found::{Found, Last};
 pub use log::{Log, LogOptions, LogStats};
 pub use offset::Offsets;

@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 use crate::{
     CacheStats, PartitionId, compaction,
     compaction::dead::Dead,
+    disk_space::DiskSpace,
     error::{LogFailed, OpenError},
     group::{Builder, Entry, EntryKind},
     manifest::{Edit, Intent, Manifest, State as ManifestState},
@@ -46,6 +47,11 @@ pub struct LogOptions {
     pub retention_check_every: Duration,
     /// An idempotent producer that is silent for this long is forgotten.
     pub producer_idle_max: Duration,
+    /// So many bytes of the file system stay free beside what the logs on it need themselves: appends are refused before
+    /// it comes to that.
+    pub disk_reserve_bytes: u64,
+    /// How many logs of this size share the file system, this one included.
+    pub disk_logs: u32,
 }
 
 /// The smallest memory for memtables that makes a log.
@@ -64,6 +70,8 @@ impl Default for LogOptions {
             compaction: compaction::Options::default(),
             retention_check_every: Duration::from_secs(5 * 60),
             producer_idle_max: crate::producer_state::IDLE_MAX,
+            disk_reserve_bytes: 0,
+            disk_logs: 1,
         }
     }
 }
@@ -78,6 +86,13 @@ impl LogOptions {
     /// How many WAL files there may be: as many as the memtables' memory holds, at least four.
     pub(crate) fn wal_files_max(&self) -> usize {
         (self.memtable_bytes / self.wal_file_bytes()).max(4)
+    }
+
+    /// What such a log may still need on the disk, beside what it holds: every memtable in segments, with their footers and
+    /// what a flush writes before it is next looked, and the WAL files that may be made, which are the one always ready and
+    /// one more by a start that finds all others full.
+    pub fn disk_bytes(&self) -> u64 {
+        self.memtable_bytes as u64 / 4 * 5 + 2 * self.wal_file_bytes() as u64
     }
 
     pub(crate) fn check(&self) -> Result<(), OpenError> {
@@ -126,7 +141,10 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) changes: Cell<u64>,
     /// What only a rewrite of segments frees.
     pub(crate) dead: RefCell<Dead>,
+    pub(crate) space: Rc<DiskSpace>,
     pub(crate) flushed_lsn: Cell<Lsn>,
+    /// The last group that recovery found.
+    pub(crate) recovered_lsn: Lsn,
     /// The last group as of the last time that none was written for a while.
     pub(crate) quiet_since_lsn: Cell<Option<Lsn>>,
     pub(crate) tasks: RefCell<Vec<R::Task<()>>>,
@@ -176,6 +194,12 @@ pub struct LogStats {
     pub partitions: u64,
     /// What the block cache did, and holds.
     pub cache: CacheStats,
+    /// Free bytes of the file system when the log last looked; 0 before.
+    pub disk_free_bytes: u64,
+    /// Appends are refused while less is free, in bytes.
+    pub disk_reserve_bytes: u64,
+    /// Whether they are.
+    pub disk_is_full: bool,
 }
 
 impl<R: Runtime> Log<R> {
@@ -218,15 +242,15 @@ impl<R: Runtime> Log<R> {
         self.0.found.borrow().keys().copied().collect()
     }
 
-    /// Whether another append is welcome.
+    /// Whether another append need not wait: there is memory for it, or the disk is full and it hears of that.
     pub fn has_room(&self) -> bool {
-        self.0.wal.has_room()
+        self.0.wal.has_room() || self.0.space.full().is_some()
     }
 
-    /// Waits until another append is welcome, or the log has failed and appends say so.
+    /// Waits until another append need not wait, or the log has failed and appends say so.
     pub async fn admit(&self) {
         let wal = &self.0.wal;
-        wal.room.until(|| (wal.has_room() || wal.failure().is_some()).then_some(())).await;
+        wal.room.until(|| (self.has_room() || wal.failure().is_some()).then_some(())).await;
     }
 
     /// A block for a batch of `batch_bytes` to be received into, at [`crate::group::HEADER_BYTES`].
@@ -275,6 +299,9 @@ impl<R: Runtime> Log<R> {
             footer_bytes: shared.segments.footer_bytes() as u64,
             partitions: shared.partitions.borrow().len() as u64,
             cache: shared.segments.cache_stats(),
+            disk_free_bytes: shared.space.free_bytes().unwrap_or(0),
+            disk_reserve_bytes: shared.space.reserve_bytes(),
+            disk_is_full: shared.space.full().is_some(),
         }
     }
 
@@ -329,6 +356,15 @@ impl<R: Runtime> Shared<R> {
         let count = u32::try_from(count).expect("a flush or merge writes few segments");
         let intent = self.manifest.intend(count).await;
         intent.map(Some).map_err(|error| LogFailed::new("writing the manifest of", &self.dir, error))
+    }
+
+    /// Ends an intent without a result, and removes what was written of it.
+    pub(crate) async fn abandon(&self, intent: Option<Intent>) -> Result<(), LogFailed> {
+        if let Some(intent) = intent {
+            self.edit(Edit::Abandon { intent: intent.first }).await?;
+            self.delete_obsolete().await?;
+        }
+        Ok(())
     }
 
     /// A partition that the WAL speaks of: served, or found by recovery.

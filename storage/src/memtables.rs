@@ -10,6 +10,7 @@ use crate::{
     found::Last,
     index::key_hash::{KeyHash, KeyHasher},
     memtable::{Memtable, Slot, Taken},
+    synced::Lsn,
     wal::files::WalFile,
 };
 
@@ -94,6 +95,19 @@ impl<R: Runtime> Memtables<R> {
     /// The memtable to flush next.
     pub(crate) fn oldest_sealed(&self) -> Option<&Sealed<R>> {
         self.sealed.front()
+    }
+
+    /// Whether any memtable behind the one to flush next has batches of a partition.
+    pub(crate) fn holds_behind_oldest(&self, partition: PartitionId) -> bool {
+        let behind = self.sealed.iter().skip(1).map(|sealed| &sealed.memtable);
+        behind
+            .chain(std::iter::once(&self.active))
+            .any(|memtable| memtable.partition(partition).is_some_and(|index| !index.slots().is_empty()))
+    }
+
+    /// The last group of the memtable to flush next.
+    pub(crate) fn first_unflushed_lsn(&self) -> Option<Lsn> {
+        self.sealed.front().map(|sealed| sealed.memtable.last_lsn())
     }
 
     /// Whether the oldest sealed memtable has to go, time aside.

@@ -20,11 +20,13 @@ use wire::{
 
 use crate::{
     PartitionId,
-    error::{AppendError, LogFailed, ReadError, TrimError, TruncateError},
+    disk_space::Lacking,
+    error::{AcceptError, AppendError, LogFailed, ReadError, TrimError, TruncateError},
+    flush,
     get::check_keys,
     group::{Entry, EntryKind},
     log::Shared,
-    manifest::{Edit, EpochStart, add_lost, cut_lost},
+    manifest::{Edit, EpochStart, Evidence, add_lost, cut_lost},
     offset::Offsets,
     producer_state::{Producers, Sequence, SequenceError, Verdict},
     segment::{SegmentError, SegmentMeta, reader::Run},
@@ -38,6 +40,9 @@ const SEGMENTS_AT_ONCE: usize = 8;
 pub(crate) const PRODUCERS_MAX: usize = 16_384;
 /// A `memory` partition's first reservation, in offsets.
 const RESERVATION_MIN: u64 = 4096;
+/// Where damage left no trace of how many offsets were given out behind what is proven, it was not so many: more than a WAL
+/// has records.
+const UNKNOWN_OFFSETS: u64 = 1 << 40;
 /// Reservations double under load up to this many offsets.
 const RESERVATION_MAX: u64 = 1 << 20;
 
@@ -267,6 +272,14 @@ impl State {
         self.compacted.get()
     }
 
+    /// Its log is damaged from there on.
+    pub(crate) fn refused_from(&self) -> Option<u64> {
+        match self.status.get() {
+            Status::Refused { from } => Some(from),
+            _ => None,
+        }
+    }
+
     pub(crate) fn log_end(&self) -> u64 {
         self.log_end.get()
     }
@@ -336,10 +349,7 @@ impl<R: Runtime> Partition<R> {
 
     /// The first offset that recovery could not prove, where the log is damaged: nothing is taken or read from there on.
     pub fn refused_from(&self) -> Option<u64> {
-        match self.state.status.get() {
-            Status::Refused { from } => Some(from),
-            _ => None,
-        }
+        self.state.refused_from()
     }
 
     /// Its offsets now.
@@ -545,6 +555,47 @@ impl<R: Runtime> Partition<R> {
         }
     }
 
+    /// Gives up what damage took, durably: the partition goes on behind every offset that it may have given out, and readers
+    /// are told which ones are lost. Answers those; none where nothing is damaged.
+    ///
+    /// Intact batches behind the damage are lost with it: a reader could not tell what is missing in between.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub async fn accept_loss(&self) -> Result<Option<Range<u64>>, AcceptError> {
+        // While its WAL files are there, every recovery finds the damage anew.
+        flush::flush_recovered(&self.log).await??;
+        let _alone = self.log.maintenance.lock().await;
+        let from = match self.state.status.get() {
+            Status::Refused { from } => from,
+            Status::Gone => return Err(AcceptError::Gone),
+            Status::Serving | Status::Truncating => return Ok(None),
+        };
+        let next_offset = self.end_of_loss().max(from);
+        self.log.wal.memtables.borrow_mut().truncate(self.id(), from);
+        let clip = Edit::Clip { partition: self.id(), next_offset: from };
+        self.log.edit_all(vec![clip, Edit::Accept { partition: self.id(), next_offset }]).await?;
+        self.state.producers.borrow_mut().truncate(from);
+        self.state.cut_to(from);
+        self.state.lose(from..next_offset);
+        self.state.set_status(Status::Serving);
+        self.log.delete_obsolete().await?;
+        Ok(Some(from..next_offset))
+    }
+
+    /// No offset from there on was ever given out, damaged as the log is.
+    fn end_of_loss(&self) -> u64 {
+        let manifest = self.log.manifest_state();
+        let refusal = manifest.partitions.get(&self.id()).and_then(|known| known.refused);
+        let margin = match refusal.map(|refusal| refusal.evidence) {
+            Some(Evidence::Nothing) | None => UNKNOWN_OFFSETS,
+            // A reservation may be what was damaged, and offsets below it were given out without a sync.
+            Some(_) if self.durability() == Durability::Memory => 2 * RESERVATION_MAX,
+            Some(_) => 0,
+        };
+        self.state.log_end() + margin
+    }
+
     /// Removes the partition, durably: a WAL entry, then the manifest, then the files that hold nothing else.
     ///
     /// # Errors
@@ -604,6 +655,9 @@ impl<R: Runtime> Partition<R> {
                 durability: state.durability(),
                 needs_sync: true,
             }));
+        }
+        if let Some(Lacking { free_bytes, wanted_bytes }) = self.log.space.full() {
+            return Err(AppendError::DiskFull { free_bytes, wanted_bytes });
         }
         Ok(Place::At(Entry { kind: EntryKind::Batch, partition: state.id, leader_epoch, base_offset, next_offset }))
     }

@@ -20,6 +20,7 @@ use wire::record::{Batch, Producer};
 
 use crate::{
     PartitionId,
+    disk_space::{self, DiskSpace},
     error::{LogFailed, OpenError},
     flush,
     group::{Entry, EntryKind, Group},
@@ -94,8 +95,9 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
     };
     let lsn_last = wal_found.lsn_last;
     let (sealed, wal_files) = seal(&rt, found, recovery.memtables);
-    let wal_files =
-        Rc::new(Files::new(rt.clone(), wal_dir, options.wal_file_bytes() as u64, options.wal_files_max(), wal_files));
+    let space = Rc::new(DiskSpace::new(&options, rt.block_bytes()));
+    let (file_bytes, files_max) = (options.wal_file_bytes() as u64, options.wal_files_max());
+    let wal_files = Rc::new(Files::new(rt.clone(), wal_dir, file_bytes, files_max, space.clone(), wal_files));
     let first = wal_files.first().await?;
     let memtables = Memtables::new(sealed, first, options.memtable_bytes, options.wal_files_max());
     let wal = Wal::new(rt.clone(), id, wal_files, memtables, wal_found, options.memtable_bytes);
@@ -116,8 +118,10 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         mergeable: Notify::default(),
         changes: Cell::new(0),
         dead: RefCell::default(),
+        space,
         flushed_lsn: Cell::new(flushed_lsn),
         quiet_since_lsn: Cell::new(None),
+        recovered_lsn: lsn_last,
         tasks: RefCell::default(),
         counters: Counters::default(),
         options,
@@ -153,6 +157,7 @@ fn start_tasks<R: Runtime>(shared: &Rc<Shared<R>>, lsn_last: Lsn) {
         async move { guard(flush::run(shared).await, wal) }
     };
     let clock = flush::run_clock(shared.clone());
+    let space = disk_space::watch(shared.clone());
     let merger = {
         let (shared, wal) = (shared.clone(), wal.clone());
         async move { guard(crate::compaction::worker::run(shared).await, wal) }
@@ -169,6 +174,7 @@ fn start_tasks<R: Runtime>(shared: &Rc<Shared<R>>, lsn_last: Lsn) {
         rt.spawn_background(prewriter),
         rt.spawn_background(flusher),
         rt.spawn_background(clock),
+        rt.spawn_background(space),
         rt.spawn_background(merger),
         rt.spawn_background(retention),
     ];
@@ -191,6 +197,8 @@ struct Recovery<R: Runtime> {
     memtables: Vec<Memtable<R::Block>>,
     reservations: BTreeMap<PartitionId, u64>,
     refused: BTreeMap<PartitionId, Refusal>,
+    /// How far damage shows that partitions reached, though nothing of it was found.
+    reached: BTreeMap<PartitionId, u64>,
     truncated: Vec<(PartitionId, u64)>,
     /// An earlier recovery has dealt with every group below.
     lsn_new: Lsn,
@@ -205,6 +213,7 @@ impl<R: Runtime> Recovery<R> {
             memtables: Vec::new(),
             reservations: BTreeMap::new(),
             refused: BTreeMap::new(),
+            reached: BTreeMap::new(),
             truncated: Vec::new(),
             lsn_new: manifest.next_lsn,
             dropped: manifest.dropped.clone(),
@@ -269,7 +278,7 @@ impl<R: Runtime> Recovery<R> {
                 state.skip_lost();
                 if entry.base_offset != state.log_end() {
                     // What lies between is in a group that is missing, or this one is not what the log wrote.
-                    self.refuse(Touched::Partition(id));
+                    self.refuse(Touched::Partition(id, entry.next_offset));
                     if entry.base_offset < state.log_end() {
                         return;
                     }
@@ -295,6 +304,7 @@ impl<R: Runtime> Recovery<R> {
                 }
                 // Damage behind the cut is void with all else there.
                 self.refused.retain(|&refused, refusal| refused != id || refusal.from < entry.next_offset);
+                self.reached.remove(&id);
             }
             EntryKind::Drop => {
                 self.memtables.iter_mut().for_each(|memtable| memtable.remove(id));
@@ -315,13 +325,17 @@ impl<R: Runtime> Recovery<R> {
     /// Refuses what damage touched, from the last offset proven before it.
     fn refuse(&mut self, touched: Touched) {
         let (ids, from, evidence) = match touched {
-            Touched::Entry(id, from) => (vec![id], Some(from), Evidence::Directory),
-            Touched::Partition(id) => (vec![id], None, Evidence::Successor),
+            Touched::Entry(id, from, _) => (vec![id], Some(from), Evidence::Directory),
+            Touched::Partition(id, _) => (vec![id], None, Evidence::Successor),
             Touched::Any => (self.states.keys().copied().collect(), None, Evidence::Nothing),
         };
         for id in ids {
             if self.dropped.contains_key(&id) {
                 continue;
+            }
+            if let Touched::Entry(_, _, end) | Touched::Partition(_, end) = touched {
+                let reached = self.reached.entry(id).or_default();
+                *reached = end.max(*reached);
             }
             let state = self.state(id);
             let from = from.unwrap_or_else(|| state.log_end()).min(state.log_end());
@@ -361,6 +375,11 @@ impl<R: Runtime> Recovery<R> {
             let known = manifest.partitions.get(&partition).and_then(|known| known.refused);
             match (known, self.refused.get(&partition).copied()) {
                 (known, Some(refusal)) => {
+                    // Offsets that were given out are not given out again, whatever became of their records.
+                    let reached = self.reached.get(&partition).copied().unwrap_or(0);
+                    if reached > state.log_end() {
+                        state.replayed_to(reached);
+                    }
                     state.set_status(Status::Refused { from: refusal.from });
                     edits.extend((known != Some(refusal)).then_some(Edit::Refuse { partition, refusal }));
                 }

@@ -9,8 +9,8 @@ use vectors::{VECTORS, bytes_of};
 use wire::{
     Api, Durability, ErrorCode, PartitionId, TopicId,
     api::{
-        Failure, Message, Setting, delete_records, fetch, get, health, hello, init_producer, list_offsets, produce,
-        stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
+        Failure, Message, Setting, delete_records, fetch, get, health, hello, init_producer, list_offsets, loss_accept,
+        produce, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame, ResponseError},
     header::{HEADER_BYTES, RequestHeader, ResponseHeader},
@@ -335,6 +335,12 @@ fn topic_alter() {
 }
 
 #[test]
+fn loss_accept() {
+    check(&bytes_of("loss-accept-v0-request"), 16, loss_accept::Request { partition: PartitionId(7) });
+    check(&bytes_of("loss-accept-v0-response"), 16, loss_accept::Response { lost_from: 2, lost_end: 5 });
+}
+
+#[test]
 fn topic_list() {
     check(&bytes_of("topic-list-v0-request"), 8, topic_list::Request);
     let topics = [
@@ -362,6 +368,7 @@ fn topic_describe() {
         log_start_offset: 0,
         high_watermark: 2,
         log_end_offset: 2,
+        refused_from: 0,
     }];
     let topics = [
         topic_describe::Topic {

@@ -1,7 +1,7 @@
 //! Why a handler refuses, and the number a client gets for it: one exhaustive match for each kind of request, so that
 //! an error added to storage or metadata does not compile before it has a number.
 
-use storage::{AppendError, LogFailed, ReadError, journal::WriteError, producer_state::SequenceError};
+use storage::{AcceptError, AppendError, LogFailed, ReadError, journal::WriteError, producer_state::SequenceError};
 use thiserror::Error;
 use wire::{ErrorCode, record::BatchError};
 
@@ -113,6 +113,7 @@ fn append_code(error: &AppendError) -> ErrorCode {
         AppendError::Keyless { .. } => ErrorCode::InvalidRecord,
         AppendError::Batch(error) => ErrorCode::from(error),
         AppendError::Refused { .. } => ErrorCode::PartitionRefused,
+        AppendError::DiskFull { .. } => ErrorCode::StorageFull,
         AppendError::Truncating => ErrorCode::Busy,
         AppendError::Gone => ErrorCode::UnknownPartition,
         AppendError::Closing => ErrorCode::ShuttingDown,
@@ -163,6 +164,32 @@ impl TrimError {
             Self::Log(Log::Closing) => ErrorCode::ShuttingDown,
             // The process is about to end; whether it was done is found out by the next one.
             Self::Log(Log::Failed(_)) => ErrorCode::TimedOut,
+        }
+    }
+}
+
+/// Why a loss was not accepted.
+#[derive(Debug, Error)]
+pub(crate) enum LossError {
+    /// No partition of this id.
+    #[error("there is no such partition: its topic was deleted, or never was")]
+    UnknownPartition,
+    /// The log could not.
+    #[error(transparent)]
+    Log(#[from] AcceptError),
+    /// The way to the partition's shard is full, or it did not answer.
+    #[error("the server is busy; ask again")]
+    Busy,
+}
+
+impl LossError {
+    /// What the client is told.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownPartition | Self::Log(AcceptError::Gone) => ErrorCode::UnknownPartition,
+            Self::Log(AcceptError::DiskFull { .. }) => ErrorCode::StorageFull,
+            Self::Log(AcceptError::Failed(_)) => ErrorCode::ShuttingDown,
+            Self::Busy => ErrorCode::Busy,
         }
     }
 }

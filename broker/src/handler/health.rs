@@ -40,23 +40,27 @@ pub(crate) async fn health<R: Runtime>(shard: &Rc<Shard<R>>) -> Vec<ShardHealth>
 
 /// How this shard is.
 pub(crate) fn of_shard<R: Runtime>(shard: &Shard<R>) -> ShardHealth {
+    if shard.is_stopping() {
+        return ShardHealth { state: State::Stopping, reason: "it finishes what is under way and closes".to_owned() };
+    }
+    let mut reasons = Vec::new();
+    let log = shard.log.stats();
+    if log.disk_is_full {
+        let (free, reserve) = (log.disk_free_bytes, log.disk_reserve_bytes);
+        reasons.push(format!("the disk is full: {free} bytes are free, {reserve} are kept; nothing is taken"));
+    }
+    let refused = shard.partitions_refused();
+    if refused > 0 {
+        reasons.push(format!("the log is damaged: {refused} partitions take and give nothing behind the damage"));
+    }
     let quarantined = shard.log.quarantined().len();
-    let refused = shard.partitions().values().filter(|partition| partition.status().is_refused).count();
-    let (state, reason) = if shard.is_stopping() {
-        (State::Stopping, "it finishes what is under way and closes".to_owned())
-    } else if refused > 0 {
-        (State::Degraded, format!("the log is damaged: {refused} partitions take and give nothing behind the damage"))
-    } else if quarantined > 0 {
-        (
-            State::Degraded,
-            format!(
-                "its disk holds {quarantined} partitions that metadata does not know; nothing of them is served or deleted"
-            ),
-        )
-    } else {
-        (State::Serving, String::new())
-    };
-    ShardHealth { state, reason }
+    if quarantined > 0 {
+        reasons.push(format!(
+            "its disk holds {quarantined} partitions that metadata does not know; nothing of them is served or deleted"
+        ));
+    }
+    let state = if reasons.is_empty() { State::Serving } else { State::Degraded };
+    ShardHealth { state, reason: reasons.join("; ") }
 }
 
 fn silent() -> ShardHealth {

@@ -7,6 +7,7 @@ pub(crate) mod get;
 pub(crate) mod health;
 pub(crate) mod init_producer;
 pub(crate) mod list_offsets;
+pub(crate) mod loss;
 pub(crate) mod produce;
 pub(crate) mod stats;
 pub(crate) mod topic;

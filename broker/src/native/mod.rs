@@ -10,6 +10,7 @@ mod get;
 mod hello;
 mod large;
 mod list_offsets;
+mod loss;
 mod produce;
 mod stats;
 mod topic;
@@ -195,6 +196,13 @@ impl<R: Runtime> Session<R> {
                 self.start(to, |shard| async move {
                     let described = handler::topic::describe(&shard, names).await;
                     move |out: &mut Answer<'_>| topic::encode_described(out, &shard, &described)
+                });
+            }
+            Request::LossAccept(request) => {
+                let partition = request.partition;
+                self.start(to, move |shard| async move {
+                    let accepted = handler::loss::accept(&shard, partition).await;
+                    move |out: &mut Answer<'_>| loss::encode(out, accepted)
                 });
             }
             Request::Stats(_) => self.start(to, |shard| async move {

@@ -125,7 +125,7 @@ fn partitions(node: Node, described: &DescribedTopic) -> Vec<Partition> {
 fn partition(node: Node, index: u32, placed: &PlacedPartition, status: Option<&PartitionStatus>) -> Partition {
     let error = match status {
         None => ErrorCode::NotLeader,
-        Some(status) if status.is_refused => ErrorCode::PartitionRefused,
+        Some(status) if status.refused_from.is_some() => ErrorCode::PartitionRefused,
         Some(_) => ErrorCode::None,
     };
     let offsets = status.map(|status| status.offsets).unwrap_or_default();
@@ -139,5 +139,6 @@ fn partition(node: Node, index: u32, placed: &PlacedPartition, status: Option<&P
         log_start_offset: offsets.log_start,
         high_watermark: offsets.high_watermark,
         log_end_offset: offsets.log_end,
+        refused_from: status.and_then(|status| status.refused_from).unwrap_or(0),
     }
 }

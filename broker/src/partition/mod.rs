@@ -3,8 +3,10 @@
 mod append;
 pub(crate) mod delayed;
 
+use std::ops::Range;
+
 use runtime::Runtime;
-use storage::{Offsets, PartitionSettings, ReadError, TrimError};
+use storage::{AcceptError, Offsets, PartitionSettings, ReadError, TrimError};
 
 pub(crate) use self::append::Append;
 use crate::{
@@ -75,8 +77,18 @@ impl<R: Runtime> Partition<R> {
         self.stored.delete_before(offset).await
     }
 
+    /// From which offset on its log is damaged.
+    pub(crate) fn refused_from(&self) -> Option<u64> {
+        self.stored.refused_from()
+    }
+
+    /// Gives up what damage took; which offsets are lost, if any.
+    pub(crate) async fn accept_loss(&self) -> Result<Option<Range<u64>>, AcceptError> {
+        self.stored.accept_loss().await
+    }
+
     /// What it holds.
     pub(crate) fn status(&self) -> PartitionStatus {
-        PartitionStatus { offsets: self.stored.offsets(), is_refused: self.stored.refused_from().is_some() }
+        PartitionStatus { offsets: self.stored.offsets(), refused_from: self.stored.refused_from() }
     }
 }

@@ -3,7 +3,7 @@
 //! Every message that wants an answer carries the way back, an inbox for one. Sending never waits: a shard whose inbox
 //! is full is busy, and that is the answer. Whoever gives up drops its end, and the other side sees that.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use runtime::{
@@ -13,7 +13,13 @@ use runtime::{
 use wire::{PartitionId, TopicId};
 
 use crate::{
-    handler::{delete_records::Before, error::TopicError, health::ShardHealth, list_offsets::Query, produce::Bundle},
+    handler::{
+        delete_records::Before,
+        error::{LossError, TopicError},
+        health::ShardHealth,
+        list_offsets::Query,
+        produce::Bundle,
+    },
     meta::Snapshot,
     metrics::Reading,
     request::{
@@ -49,6 +55,8 @@ pub(crate) enum Message<R: Runtime> {
     DeleteRecords { before: Vec<Before>, reply: Reply<Vec<Trimmed>> },
     /// Say what these partitions hold.
     Describe { partitions: Vec<PartitionId>, reply: Reply<Vec<Option<PartitionStatus>>> },
+    /// Give up what damage took from this partition; answer which offsets are lost.
+    AcceptLoss { partition: PartitionId, reply: Reply<Result<Option<Range<u64>>, LossError>> },
     /// To shard 0: create a topic.
     CreateTopic { topic: NewTopic, reply: Reply<Result<Topic, TopicError>> },
     /// To shard 0: give a topic other settings.

@@ -17,7 +17,7 @@ use storage::journal::WriteError;
 use wire::{PartitionId, TopicId};
 
 use super::{
-    Failure, Shard,
+    Failure, REFUSED_NAMED_MAX, Shard,
     mesh::{Message, Reply, call, send_surely},
     placement::{Placement, tombstones},
 };
@@ -25,6 +25,7 @@ use crate::{
     handler::error::TopicError,
     meta::{Command, MetaLog, Outcome, ProposeError, SettingError, Snapshot, TopicName},
     partition::Partition,
+    refused::Refused,
     request::{NewTopic, Topic, TopicChange},
 };
 
@@ -87,6 +88,20 @@ pub(crate) fn apply<R: Runtime>(shard: &Shard<R>, snapshot: Arc<Snapshot>) {
     for (id, settings) in placement.led_by(shard.index) {
         let lead = || Partition::lead(shard.log.adopt(id, settings), shard.node().epoch);
         partitions.entry(id).and_modify(|partition| partition.configure(settings)).or_insert_with(lead);
+    }
+}
+
+/// Names the partitions that damage stopped: nobody should have to ask for that.
+pub(crate) fn report_refused<R: Runtime>(shard: &Shard<R>) {
+    for Refused { topic, partition, from } in shard.refused() {
+        tracing::error!(
+            "partition {topic}/{partition} is damaged from offset {from} on: it is served below that and takes nothing; \
+             give up what is lost with `streambus doctor --accept-loss {topic}/{partition}`"
+        );
+    }
+    let unnamed = shard.partitions_refused().saturating_sub(REFUSED_NAMED_MAX);
+    if unnamed > 0 {
+        tracing::error!("{unnamed} more partitions are damaged; `streambus doctor --brokers` lists them");
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     meta::MetaLog,
     metrics::{Metric, Metrics, Reading},
     partition::Partition,
+    refused::Refused,
     server::{
         connection::{self, Arrival},
         deadlines::Registry,
@@ -44,6 +45,9 @@ pub(crate) struct Node {
     /// The leader epoch it took when it started.
     pub(crate) epoch: i32,
 }
+
+/// So many damaged partitions of a shard are named one by one, in the log and as metrics.
+const REFUSED_NAMED_MAX: usize = 100;
 
 /// One shard.
 pub(crate) struct Shard<R: Runtime> {
@@ -246,6 +250,30 @@ impl<R: Runtime> Shard<R> {
         future::or(of_log, self.failing.until(|| self.failure.borrow().clone())).await
     }
 
+    /// How many partitions take and give nothing behind damage.
+    pub(crate) fn partitions_refused(&self) -> usize {
+        self.partitions.borrow().values().filter(|partition| partition.refused_from().is_some()).count()
+    }
+
+    /// The partitions that damage stopped, as many as are named one by one.
+    pub(crate) fn refused(&self) -> Vec<Refused> {
+        if self.partitions_refused() == 0 {
+            return Vec::new();
+        }
+        let mut refused = Vec::new();
+        for topic in self.placement().topics() {
+            for (partition, placed) in (0..).zip(&topic.partitions) {
+                let from = self.partitions.borrow().get(&placed.partition).and_then(Partition::refused_from);
+                refused.extend(from.map(|from| Refused { topic: topic.name.clone(), partition, from }));
+            }
+            if refused.len() >= REFUSED_NAMED_MAX {
+                break;
+            }
+        }
+        refused.truncate(REFUSED_NAMED_MAX);
+        refused
+    }
+
     /// All counters.
     pub(crate) fn read_metrics(&self) -> Reading {
         let log = self.log.stats();
@@ -265,9 +293,13 @@ impl<R: Runtime> Shard<R> {
             (Metric::CacheMisses, log.cache.misses),
             (Metric::CacheReadBytes, log.cache.read_bytes),
             (Metric::CacheAheadBytes, log.cache.ahead_bytes),
+            (Metric::PartitionsRefused, self.partitions_refused() as u64),
+            (Metric::DiskFree, log.disk_free_bytes),
+            (Metric::DiskReserve, log.disk_reserve_bytes),
+            (Metric::DiskFull, log.disk_is_full.into()),
         ] {
             self.metrics.set(metric, value);
         }
-        self.metrics.read()
+        self.metrics.read(self.refused())
     }
 }

@@ -66,6 +66,16 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The disk has no room for what a start writes.
+    #[error("{source}; free at least {needed_bytes} bytes on the file system of {}", dir.display())]
+    DiskFull {
+        /// The setting `dir`.
+        dir: PathBuf,
+        /// What a start may need.
+        needed_bytes: u64,
+        /// What could not be done.
+        source: Box<StartError>,
+    },
     /// Another broker serves from the data directory.
     #[error("the data directory {} is held by another broker; stop that one or set dir to another", dir.display())]
     InUse {
@@ -118,6 +128,24 @@ pub enum StartError {
         /// Its number.
         shard: u16,
     },
+}
+
+impl StartError {
+    /// The same, with what to free if the disk is full.
+    fn with_advice(self, settings: &Settings, shards: usize) -> Self {
+        let is_disk_full = match &self {
+            Self::Directory { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Log { source, .. } => source.is_disk_full(),
+            Self::Metadata(meta::OpenError::Journal(error)) => error.is_disk_full(),
+            Self::Propose(meta::ProposeError::Write(error)) => error.is_disk_full(),
+            _ => false,
+        };
+        if !is_disk_full {
+            return self;
+        }
+        let needed_bytes = shards as u64 * settings.log.disk_bytes();
+        Self::DiskFull { dir: settings.dir.clone(), needed_bytes, source: Box::new(self) }
+    }
 }
 
 /// How a shard ended.
@@ -222,6 +250,7 @@ pub async fn run<R: Runtime>(rt: R, mut seat: Seat<R>) -> End {
             for closed in order_all(&rt, &seat.mesh, Order::Close).await {
                 closed.receive().await;
             }
+            let error = error.with_advice(&seat.settings, seat.mesh.len());
             let _ = lead.started.try_send(Err(error));
             End::NotStarted
         }
@@ -300,7 +329,7 @@ async fn begin<R: Runtime>(rt: &R, seat: &Seat<R>) -> Result<Begun<R>, StartErro
 async fn open_all<R: Runtime>(rt: &R, seat: &Seat<R>) -> Opened<R> {
     let settings = &*seat.settings;
     let opening = order_all(rt, &seat.mesh, Order::Open).await;
-    let (own, dir) = (rt.clone(), settings.dir.join("meta"));
+    let (own, dir) = (rt.clone(), meta_dir(&settings.dir));
     let node_id = settings.node_id;
     let metadata = rt.spawn(async move { Metadata::open(&own, &dir, node_id).await });
     let listener = rt.listen(settings.listen).await;
@@ -328,6 +357,7 @@ async fn lead<R: Runtime>(rt: &R, seat: &Seat<R>, log: Log<R>, metadata: Metadat
     let mesh = seat.mesh.clone().into();
     let shard = Shard::new(rt.clone(), 0, log, Some(metadata), node, settings.limits.clone(), mesh);
     metadata::apply(&shard, snapshot.clone());
+    metadata::report_refused(&shard);
     for (other, serves) in (1..).zip(serving) {
         serves.receive().await.ok_or(StartError::Silent { shard: other })?;
     }
@@ -387,6 +417,7 @@ async fn follow<R: Runtime>(rt: R, seat: Seat<R>) -> End {
     };
     let shard = Shard::new(rt, seat.index, log, None, node, seat.settings.limits.clone(), seat.mesh.into());
     metadata::apply(&shard, snapshot);
+    metadata::report_refused(&shard);
     let _ = reply.try_send(());
     let orders = start_tasks(&shard, seat.inbox);
     let serving = async {
@@ -426,7 +457,13 @@ async fn open_log<R: Runtime>(rt: &R, settings: &Settings, index: u16) -> Result
     Log::open(rt.clone(), &log_dir(&settings.dir, index), settings.log.clone()).await
 }
 
-fn log_dir(dir: &Path, index: impl Into<usize>) -> PathBuf {
+/// Where the metadata is.
+pub(crate) fn meta_dir(dir: &Path) -> PathBuf {
+    dir.join("meta")
+}
+
+/// Where a log is.
+pub(crate) fn log_dir(dir: &Path, index: impl Into<usize>) -> PathBuf {
     dir.join(format!("shard-{:03}", index.into()))
 }
 

@@ -13,8 +13,8 @@ use tokio::{
 use wire::{
     Durability, ErrorCode, PartitionId,
     api::{
-        Message, Request, Setting, delete_records, fetch, get, health, hello, init_producer, list_offsets, produce,
-        stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
+        Message, Request, Setting, delete_records, fetch, get, health, hello, init_producer, list_offsets, loss_accept,
+        produce, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame},
     header::RequestHeader,
@@ -226,6 +226,8 @@ impl Connection {
                 None => refuse(header, ErrorCode::UnknownTopic),
             },
             Request::DeleteRecords(request) => delete_records(header, &mut state, request),
+            // Nothing is ever damaged here.
+            Request::LossAccept(_) => encode(header, &loss_accept::Response { lost_from: 0, lost_end: 0 }),
             Request::TopicList(_) => list(header, &state),
             Request::TopicDescribe(request) => {
                 state.count("TopicDescribe");
@@ -471,6 +473,7 @@ fn describe(header: RequestHeader, state: &State, request: topic_describe::Reque
         log_start_offset: state.logs[&partition].start,
         high_watermark: state.logs[&partition].next,
         log_end_offset: state.logs[&partition].next,
+        refused_from: 0,
     };
     let partitions: Vec<_> = (0..).zip(&topic.partitions).map(partition).collect();
     let settings: Vec<_> = topic.settings.iter().map(|(key, value)| Setting { key, value }).collect();

@@ -177,6 +177,11 @@ where
         self.outputs.iter().map(|output| output.segments).sum()
     }
 
+    /// About how many bytes of batches it will write at most.
+    pub fn output_bytes(&self) -> u64 {
+        self.outputs.iter().map(|output| output.planned.bytes).sum()
+    }
+
     /// Writes the outputs into `dir`, one for each of `ids`, and returns those that hold anything. Their names are not
     /// durable yet, see [`SegmentWriter::finish`].
     ///

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     PartitionId,
-    error::LogFailed,
+    disk_space::{self, Purpose},
+    error::{LogFailed, Reason},
     log::Shared,
     manifest::{self, Edit, Intent},
     segment::{Location, SegmentError, SegmentId, SegmentMeta},
@@ -126,6 +127,13 @@ impl Work {
                 return Ok(false);
             }
         };
+        disk_space::look(shared).await;
+        let freed = self.inputs.iter().map(|input| input.meta.bytes).sum();
+        if let Err(lacking) = shared.space.check_merge(merge.output_bytes(), freed) {
+            tracing::warn!("a merge in {} is put off: {lacking}", shared.dir.display());
+            wait_for_space(shared).await;
+            return Ok(true);
+        }
         let intent = shared.intend(merge.outputs()).await?;
         if truncations != shared.manifest.truncations() && !planted("merge what was cut meanwhile") {
             // A clip voids segments with lower numbers only: it would miss what was planned before it.
@@ -139,6 +147,13 @@ impl Work {
         let added = merge.run(dir, &ids).await;
         let added = match added {
             Ok(added) => added,
+            Err(MergeError::Write(error)) if error.is_disk_full() => {
+                abandon(shared, intent).await?;
+                let lacking = shared.space.was_refused(Purpose::Merge, merge.output_bytes());
+                tracing::warn!("a merge in {} is put off: {lacking}", shared.dir.display());
+                wait_for_space(shared).await;
+                return Ok(true);
+            }
             Err(error) => {
                 if !matches!(error, MergeError::Closing) {
                     tracing::error!("compaction stops until the next start: {error}");
@@ -177,6 +192,12 @@ impl Work {
         let clip = |partition: &PartitionId, input: &Input| manifest.clip_of(*partition, input.meta.id);
         self.rounds.iter().flat_map(|partition| self.inputs.iter().map(move |input| clip(partition, input))).collect()
     }
+}
+
+/// Waits until there is space for what was put off. Meanwhile deletions may have made it needless: it is looked for anew.
+async fn wait_for_space<R: Runtime>(shared: &Shared<R>) {
+    let ends = || shared.wal.is_closing() || shared.wal.failure().is_some();
+    shared.mergeable.until(|| (ends() || !shared.space.is_short_for(Purpose::Merge)).then_some(())).await;
 }
 
 /// Ends an intent without a result.

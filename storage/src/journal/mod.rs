@@ -24,6 +24,7 @@ use runtime::{File, OpenMode, Runtime, sabotage::die_at};
 
 use crate::{
     PartitionId,
+    error::Reason,
     group::{self, DIRECTORY_ENTRY_BYTES, Entry, EntryKind, GROUP_ALIGNMENT, HEADER_BYTES, Stamp},
 };
 pub(crate) use name::FileName;
@@ -123,6 +124,20 @@ pub enum WriteError {
         /// What the system said.
         source: Arc<io::Error>,
     },
+}
+
+impl OpenError {
+    /// Whether the file system had no room: even reading may want some.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.is_disk_full())
+    }
+}
+
+impl WriteError {
+    /// Whether the file system had no room.
+    pub fn is_disk_full(&self) -> bool {
+        Reason::is_disk_full(self)
+    }
 }
 
 impl<R: Runtime> Journal<R> {
@@ -296,10 +311,7 @@ impl<R: Runtime> Journal<R> {
 
     /// A full disk is an answer while nothing was written; any other failure is the journal's last.
     fn no_room(&mut self, path: PathBuf, error: io::Error) -> WriteError {
-        match error.kind() {
-            io::ErrorKind::StorageFull => WriteError::NoSpace { path },
-            _ => self.fail(path, error),
-        }
+        if error.is_disk_full() { WriteError::NoSpace { path } } else { self.fail(path, error) }
     }
 
     fn fail(&mut self, path: PathBuf, error: io::Error) -> WriteError {

@@ -14,7 +14,10 @@ use std::{
 
 use runtime::{File, Notify, OpenMode, Runtime, sabotage::planted};
 
-use crate::error::LogFailed;
+use crate::{
+    disk_space::{DiskSpace, Purpose},
+    error::LogFailed,
+};
 
 /// Bytes of a new log's first file that are written out before it serves; the rest follows while it does.
 const PREWRITTEN_AT_START_BYTES: u64 = 1 << 20;
@@ -22,6 +25,8 @@ const PREWRITTEN_AT_START_BYTES: u64 = 1 << 20;
 const PREWRITE_STEP_BYTES: u64 = 256 << 10;
 /// Zeros stay this far ahead of the groups. Where groups come too close, they go into unwritten space instead.
 const PREWRITE_DISTANCE_BYTES: u64 = 2 << 20;
+/// With so many files a log can go on, whatever the disk has: one is flushed while the other is written.
+const FILES_MIN: usize = 2;
 /// Between two steps, so that pre-writing takes a small part of the disk.
 const PREWRITE_PAUSE: Duration = Duration::from_millis(1);
 
@@ -94,6 +99,7 @@ pub(crate) struct Files<R: Runtime> {
     dir: PathBuf,
     file_bytes: u64,
     files_max: usize,
+    space: Rc<DiskSpace>,
     state: RefCell<State<R>>,
     changed: Notify,
 }
@@ -105,12 +111,21 @@ struct State<R: Runtime> {
     unwritten: Vec<Rc<WalFile<R>>>,
     sequence: u64,
     count: usize,
+    /// The file system had no room for another one.
+    refused: bool,
     closing: bool,
 }
 
 impl<R: Runtime> Files<R> {
     /// Takes over what recovery found: files that hold nothing needed (`free`), and `held` more that memtables hold.
-    pub(crate) fn new(rt: R, dir: PathBuf, file_bytes: u64, files_max: usize, found: Found<R>) -> Self {
+    pub(crate) fn new(
+        rt: R,
+        dir: PathBuf,
+        file_bytes: u64,
+        files_max: usize,
+        space: Rc<DiskSpace>,
+        found: Found<R>,
+    ) -> Self {
         let count = found.free.len() + found.held;
         let state = State {
             free: found.free.into_iter().map(Rc::new).collect(),
@@ -118,9 +133,10 @@ impl<R: Runtime> Files<R> {
             unwritten: Vec::new(),
             sequence: found.sequence_next,
             count,
+            refused: false,
             closing: false,
         };
-        Self { rt, dir, file_bytes, files_max, state: RefCell::new(state), changed: Notify::default() }
+        Self { rt, dir, file_bytes, files_max, space, state: RefCell::new(state), changed: Notify::default() }
     }
 
     /// The first file of this run, made on the spot.
@@ -170,6 +186,12 @@ impl<R: Runtime> Files<R> {
         Ok(())
     }
 
+    /// Lets whoever waits for a file, or for room to make one, look again.
+    pub(crate) fn look_again(&self) {
+        self.state.borrow_mut().refused = false;
+        self.changed.wake();
+    }
+
     /// Lets the background tasks end.
     pub(crate) fn close(&self) {
         self.state.borrow_mut().closing = true;
@@ -179,12 +201,20 @@ impl<R: Runtime> Files<R> {
     /// Keeps one file ready until closed.
     pub(crate) async fn run_preparer(self: Rc<Self>) -> Result<(), LogFailed> {
         loop {
-            let next = self.changed.until(|| self.state.borrow_mut().next_preparation(self.files_max)).await;
+            let may_create =
+                |count| count < FILES_MIN || count < self.files_max && self.space.check_file(self.file_bytes).is_ok();
+            let next = self.changed.until(|| self.state.borrow_mut().next_preparation(may_create)).await;
             let file = match next {
                 Preparation::Renew(file) => self.renew(file).await?,
                 Preparation::Create => {
                     self.state.borrow_mut().count += 1;
-                    self.create().await?
+                    match self.create().await {
+                        Err(failed) if failed.is_disk_full() => {
+                            self.put_off_creation();
+                            continue;
+                        }
+                        created => created?,
+                    }
                 }
                 Preparation::End => return Ok(()),
             };
@@ -227,11 +257,23 @@ impl<R: Runtime> Files<R> {
         Ok(new)
     }
 
+    /// Nothing was written to a file for which there was no room, so another may be made later.
+    fn put_off_creation(&self) {
+        self.space.was_refused(Purpose::File, self.file_bytes);
+        let mut state = self.state.borrow_mut();
+        state.count -= 1;
+        state.refused = true;
+    }
+
     async fn create(&self) -> Result<Rc<WalFile<R>>, LogFailed> {
         let (path, salt) = self.next_name();
         let failed = |error| LogFailed::new("creating", &path, error);
         let file = self.rt.open(&path, OpenMode::CreateDurable).await.map_err(failed)?;
-        file.allocate(self.file_bytes).await.map_err(failed)?;
+        if let Err(error) = file.allocate(self.file_bytes).await {
+            let removed = self.rt.remove_file(&path).await;
+            removed.map_err(|error| LogFailed::new("removing", &path, error))?;
+            return Err(failed(error));
+        }
         file.sync().await.map_err(failed)?;
         self.sync_dir().await?;
         let file = Rc::new(WalFile::new(file, path, salt, self.file_bytes, 0));
@@ -269,7 +311,7 @@ enum Preparation<R: Runtime> {
 }
 
 impl<R: Runtime> State<R> {
-    fn next_preparation(&mut self, files_max: usize) -> Option<Preparation<R>> {
+    fn next_preparation(&mut self, may_create: impl Fn(usize) -> bool) -> Option<Preparation<R>> {
         if self.closing {
             return Some(Preparation::End);
         }
@@ -279,7 +321,7 @@ impl<R: Runtime> State<R> {
         if let Some(file) = self.free.pop() {
             return Some(Preparation::Renew(file));
         }
-        (self.count < files_max).then_some(Preparation::Create)
+        (!self.refused && may_create(self.count)).then_some(Preparation::Create)
     }
 }
 

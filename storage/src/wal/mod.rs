@@ -41,7 +41,7 @@ pub(crate) struct Wal<R: Runtime> {
     pub(crate) memtables: RefCell<Memtables<R>>,
     queue: RefCell<Queue<R>>,
     /// Something was queued, or the log is closing.
-    queued: Notify,
+    pub(crate) queued: Notify,
     /// Groups up to here are on stable storage.
     synced: Cell<Lsn>,
     acks: RefCell<Vec<(Lsn, Waker)>>,
@@ -50,6 +50,8 @@ pub(crate) struct Wal<R: Runtime> {
     failure: Notify,
     /// Memory or queue space came back.
     pub(crate) room: Notify,
+    /// The log is closing, or failed.
+    ending: Notify,
     /// There may be a memtable to flush.
     pub(crate) flushable: Notify,
     closing: Cell<bool>,
@@ -102,6 +104,7 @@ impl<R: Runtime> Wal<R> {
             failed: RefCell::new(None),
             failure: Notify::default(),
             room: Notify::default(),
+            ending: Notify::default(),
             flushable: Notify::default(),
             closing: Cell::new(false),
             queue_bytes_max,
@@ -194,7 +197,7 @@ impl<R: Runtime> Wal<R> {
         for (_, waker) in std::mem::take(&mut *self.acks.borrow_mut()) {
             waker.wake();
         }
-        for notify in [&self.failure, &self.queued, &self.room, &self.flushable] {
+        for notify in [&self.failure, &self.ending, &self.queued, &self.room, &self.flushable] {
             notify.wake();
         }
     }
@@ -212,8 +215,14 @@ impl<R: Runtime> Wal<R> {
     /// Lets the writer end once the queue is empty.
     pub(crate) fn close(&self) {
         self.closing.set(true);
+        self.ending.wake();
         self.queued.wake();
         self.flushable.wake();
+    }
+
+    /// Waits until the log is closing, or failed.
+    pub(crate) async fn ended(&self) {
+        self.ending.until(|| (self.is_closing() || self.failed.borrow().is_some()).then_some(())).await;
     }
 
     /// The LSN that the next group will have.

@@ -90,10 +90,10 @@ pub(crate) struct Damage {
 /// What damage touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Touched {
-    /// An entry of this partition from this offset on.
-    Entry(PartitionId, u64),
-    /// This partition, somewhere behind what is proven.
-    Partition(PartitionId),
+    /// An entry of this partition, from the first of these offsets on and up to the second.
+    Entry(PartitionId, u64, u64),
+    /// This partition, somewhere behind what is proven and up to this offset.
+    Partition(PartitionId, u64),
     /// Nobody can tell: any partition.
     Any,
 }
@@ -189,7 +189,7 @@ impl Damage {
         if missing > 1 {
             touched.push(Touched::Any);
         }
-        touched.extend(group.tails().map(|Tail { partition, .. }| Touched::Partition(partition)));
+        touched.extend(group.tails().map(|Tail { partition, next_offset }| Touched::Partition(partition, next_offset)));
     }
 
     /// One entry of a group that was found does not hold.
@@ -203,7 +203,8 @@ impl Damage {
             entry.base_offset,
             range.start
         ));
-        self.touched.entry(lsn).or_default().push(Touched::Entry(entry.partition, entry.base_offset));
+        let touched = Touched::Entry(entry.partition, entry.base_offset, entry.next_offset);
+        self.touched.entry(lsn).or_default().push(touched);
     }
 }
 

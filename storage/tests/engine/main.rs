@@ -6,6 +6,7 @@
 mod corruption;
 mod crash_campaign;
 mod crash_states;
+mod full_disk;
 mod golden;
 mod inspect;
 mod keyed;

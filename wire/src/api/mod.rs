@@ -18,6 +18,7 @@ pub mod health;
 pub mod hello;
 pub mod init_producer;
 pub mod list_offsets;
+pub mod loss_accept;
 pub mod produce;
 pub mod stats;
 pub mod topic_alter;
@@ -99,6 +100,7 @@ apis! {
     12 TopicAlter    0..=0, topic_alter::Request<'a>;
     13 DeleteRecords 0..=0, delete_records::Request<'a>;
     14 Get           0..=0, get::Request<'a>;
+    16 LossAccept    0..=0, loss_accept::Request;
 }
 
 impl Api {

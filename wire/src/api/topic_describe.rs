@@ -60,6 +60,8 @@ pub struct Partition {
     pub high_watermark: u64,
     /// The offset that the next record gets.
     pub log_end_offset: u64,
+    /// With `PartitionRefused`: the first offset that cannot be proven; what lies below is served. Otherwise 0.
+    pub refused_from: u64,
 }
 
 impl<'a> Message<'a> for Request<'a> {
@@ -113,7 +115,7 @@ impl<'a> Item<'a> for Topic<'a> {
 }
 
 impl<'a> Item<'a> for Partition {
-    const BYTES_MIN: usize = 48;
+    const BYTES_MIN: usize = 56;
 
     fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self {
@@ -126,6 +128,7 @@ impl<'a> Item<'a> for Partition {
             log_start_offset: reader.u64("log_start_offset")?,
             high_watermark: reader.u64("high_watermark")?,
             log_end_offset: reader.u64("log_end_offset")?,
+            refused_from: reader.u64("refused_from")?,
         })
     }
 
@@ -139,5 +142,6 @@ impl<'a> Item<'a> for Partition {
         writer.u64(self.log_start_offset);
         writer.u64(self.high_watermark);
         writer.u64(self.log_end_offset);
+        writer.u64(self.refused_from);
     }
 }

@@ -30,6 +30,8 @@ pub(crate) const VECTORS: &[(&str, &str)] = vectors! {
     "init-producer-v0-response"
     "list-offsets-v0-request"
     "list-offsets-v0-response"
+    "loss-accept-v0-request"
+    "loss-accept-v0-response"
     "preface"
     "produce-v0-request"
     "produce-v0-request-empty"

@@ -9,15 +9,29 @@ use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
 
+/// Where a broker listens unless told otherwise.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:9092";
+
 /// The flag that says which brokers.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Brokers {
     /// Brokers to connect to, host:port, separated by commas
-    #[arg(long = "brokers", env = "STREAMBUS_BROKERS", default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
+    #[arg(long = "brokers", env = "STREAMBUS_BROKERS", default_value = DEFAULT_ADDRESS, value_name = "HOST:PORT")]
     addresses: String,
 }
 
+impl Default for Brokers {
+    fn default() -> Self {
+        Self::at(DEFAULT_ADDRESS.to_owned())
+    }
+}
+
 impl Brokers {
+    /// Those at these addresses.
+    pub(crate) fn at(addresses: String) -> Self {
+        Self { addresses }
+    }
+
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         let name = concat!("streambus-cli ", env!("CARGO_PKG_VERSION"));
         Ok(Client::builder().addresses(&self.addresses).client_name(name).connect().await?)

@@ -4,8 +4,10 @@
 //! to standard output and messages to standard error, and exit codes say what happened (`failure`).
 #![forbid(unsafe_code)]
 
+mod confirm;
 mod connect;
 mod consume;
+mod doctor;
 mod failure;
 mod get;
 mod log;
@@ -42,6 +44,7 @@ enum Command {
     Consume(consume::Consume),
     Get(get::Get),
     Log(log::Log),
+    Doctor(doctor::Doctor),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +70,7 @@ impl Command {
             Self::Consume(consume) => consume.format(),
             Self::Get(get) => get.format(),
             Self::Log(log) => log.format(),
+            Self::Doctor(doctor) => doctor.format(),
         }
     }
 
@@ -82,6 +86,7 @@ impl Command {
             Self::Consume(consume) => connect::run(consume.run()),
             Self::Get(get) => connect::run(get.run()),
             Self::Log(log) => log.run(),
+            Self::Doctor(doctor) => doctor.run(),
         }
     }
 }

@@ -1,15 +1,13 @@
 //! `streambus topic`: create, list, describe, alter, trim and delete topics.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, BufRead, IsTerminal, Write},
-};
+use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use streambus::{Admin, Error, NewTopic, TopicChange, TopicDescription, TopicSummary};
 
 use crate::{
+    confirm::confirm,
     connect::Brokers,
     failure::Failure,
     output::{Format, Output, table},
@@ -258,7 +256,7 @@ impl Trim {
             return self.output.print(|| format!("would delete {what}"), &trimmed(before, before - log_start));
         }
         if !self.yes {
-            confirm(&format!("delete {what}, for good?"))?;
+            confirm(&format!("delete {what}, for good?"), "not confirmed, nothing deleted")?;
         }
         let starts = admin.delete_records(name, &[(number, Some(before))]).await?;
         let start = starts.first().copied().unwrap_or(before);
@@ -275,7 +273,7 @@ impl Delete {
             return self.output.print(|| format!("would delete {what}"), &topic);
         }
         if !self.yes {
-            confirm(&format!("delete {what}, for good?"))?;
+            confirm(&format!("delete {what}, for good?"), "not confirmed, not deleted")?;
         }
         self.delete(&admin, &topic, &what).await
     }
@@ -284,18 +282,6 @@ impl Delete {
         admin.delete_topic(&self.name).await?;
         self.output.print(|| format!("deleted {what}"), topic)
     }
-}
-
-/// Asks a person. Where there is none, `--yes` has to say it.
-fn confirm(question: &str) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage("nobody is there to confirm; add --yes, or look first with --dry-run"));
-    }
-    eprint!("{question} [y/N] ");
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::failed("not confirmed, not deleted")) }
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {
@@ -362,6 +348,8 @@ struct ShownPartition {
     log_start_offset: u64,
     high_watermark: u64,
     log_end_offset: u64,
+    /// The first offset that cannot be proven, where the log is damaged.
+    refused_from: Option<u64>,
 }
 
 impl From<&TopicDescription> for Shown {
@@ -376,6 +364,7 @@ impl From<&TopicDescription> for Shown {
             log_start_offset: partition.log_start_offset,
             high_watermark: partition.high_watermark,
             log_end_offset: partition.log_end_offset,
+            refused_from: partition.refused_from,
         };
         Self {
             name: topic.name.clone(),
@@ -407,7 +396,11 @@ impl Shown {
                 partition.high_watermark,
                 partition.log_end_offset,
             ];
-            let texts = [partition.partition.to_string(), partition.error.unwrap_or("ok").to_owned()];
+            let state = match (partition.error, partition.refused_from) {
+                (_, Some(from)) => format!("damaged from {from} on"),
+                (error, None) => error.unwrap_or("ok").to_owned(),
+            };
+            let texts = [partition.partition.to_string(), state];
             texts.into_iter().chain(numbers.iter().map(u64::to_string)).collect()
         };
         text + "\n" + &table(&head, 6, self.partitions.iter().map(row))

@@ -57,7 +57,7 @@ pub use crate::{
     process::{Signal, Signals, prepare_process},
     runtime::GlommioRuntime,
     shards::{Options, Placement, ShardThreads, allowed_cores, run_shards},
-    start::StartError,
+    start::{StartError, check_machine},
     task::Task,
 };
 

@@ -57,8 +57,11 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-/// Checks what every executor needs.
-pub(crate) fn check_machine() -> Result<(), StartError> {
+/// Checks what every executor needs: io_uring, and memory that may be locked.
+///
+/// # Errors
+/// [`StartError`], which says what to do.
+pub fn check_machine() -> Result<(), StartError> {
     if let Some(limit_bytes) = getrlimit(Resource::Memlock).current
         && limit_bytes < LOCKED_BYTES_MIN
     {

@@ -27,7 +27,7 @@ const DAMAGES: [(&str, Damaging); 6] = [
 ];
 
 /// Three partitions over six groups, without a marker between them.
-async fn write(_: SimRuntime, log: Log<SimRuntime>) {
+pub(crate) async fn write(_: SimRuntime, log: Log<SimRuntime>) {
     append_together(&log, &[(1, 10), (2, 20)]).await;
     append_together(&log, &[(1, 11)]).await;
     append_together(&log, &[(1, 12), (2, 21)]).await;
@@ -37,7 +37,7 @@ async fn write(_: SimRuntime, log: Log<SimRuntime>) {
 }
 
 /// The partition cannot be read from `from` on, takes nothing, and says so.
-async fn check_refused(log: &Log<SimRuntime>, id: u64, from: u64) {
+pub(crate) async fn check_refused(log: &Log<SimRuntime>, id: u64, from: u64) {
     let partition = durable(log, id);
     assert_eq!(partition.refused_from(), Some(from), "partition {id}");
     let read = partition.read(from, 1000).await.map(|batches| batches.bytes);

@@ -4,6 +4,7 @@
 //! Each test is a story of several lives of one log. Between two of them the disk is the test's: it looks at the groups
 //! that are there, tears, damages or forges some, and the next life has to say what became of them.
 
+mod accept;
 mod damage;
 mod faults;
 mod foreign;
