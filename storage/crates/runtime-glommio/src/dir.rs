@@ -3,12 +3,16 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
 use ::runtime::{DirEntry, Space};
 
+/// A log's directories lie so deep in the one that is locked.
+const DEPTH_MAX: usize = 3;
+/// Permission bits of group and others.
+const OTHERS_MAY_WRITE: u32 = 0o022;
 /// Name of the file that stands for the lock on its directory.
 const LOCK_FILE: &str = "LOCK";
 
@@ -56,6 +60,7 @@ pub(crate) fn sync(path: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn lock(path: &Path) -> io::Result<DirLock> {
+    check_private(path, DEPTH_MAX)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(path.join(LOCK_FILE))?;
@@ -72,6 +77,36 @@ pub(crate) fn space(path: &Path) -> io::Result<Space> {
         total_bytes: system.f_blocks.saturating_mul(system.f_frsize),
         free_bytes: system.f_bavail.saturating_mul(system.f_frsize),
     })
+}
+
+/// Refuses a directory into which others may put files, or that leads out of itself: whoever could, could have the broker
+/// write where they want. The directory itself may be reached by a link.
+fn check_private(dir: &Path, depth: usize) -> io::Result<()> {
+    let refused =
+        |path: &Path, why: &str| io::Error::new(io::ErrorKind::PermissionDenied, format!("{} {why}", path.display()));
+    let mode = fs::metadata(dir)?.mode() & 0o777;
+    if mode & OTHERS_MAY_WRITE != 0 {
+        return Err(refused(dir, &format!("may be written by others (mode {mode:o}): chmod go-w it")));
+    }
+    let entries = match fs::read_dir(dir) {
+        // Somebody else's, such as `lost+found`.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && depth < DEPTH_MAX => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_symlink() {
+            return Err(refused(
+                &entry.path(),
+                "is a symbolic link, which is not followed: put what it names in its place",
+            ));
+        }
+        if kind.is_dir() && depth > 0 {
+            check_private(&entry.path(), depth - 1)?;
+        }
+    }
+    Ok(())
 }
 
 /// The directory that holds `path`.
