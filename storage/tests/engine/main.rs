@@ -11,6 +11,7 @@ mod golden;
 mod inspect;
 mod keyed;
 mod model;
+mod nth_operation;
 mod producers;
 mod promises;
 mod recovery;
