@@ -98,9 +98,12 @@ fn what_nobody_knows_stays() {
 fn a_later_versions_metadata_is_refused_untouched() {
     let dir = scratch();
     stored(dir.path(), Signal::TERM);
-    let journal = first(&dir.path().join("meta"), "log");
-    rewrite_version(&journal);
-    refuses(dir.path(), &["later version"]);
+    let metadata = dir.path().join("meta");
+    rewrite_version(&first(&metadata, "log"));
+    let before = everything(&metadata);
+    let args = [&serve(dir.path(), "127.0.0.1:0")[..], &["--admin-listen", "off"]].concat();
+    expect_failure(&args, &run(&args, ""), 1, &["later version"]);
+    assert!(everything(&metadata) == before, "the metadata was touched");
 }
 
 #[test]
