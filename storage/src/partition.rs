@@ -563,11 +563,14 @@ impl<R: Runtime> Partition<R> {
     /// # Errors
     /// [`AcceptError`].
     pub async fn accept_loss(&self) -> Result<Option<Range<u64>>, AcceptError> {
+        // A truncation is not half done meanwhile: it may cut off what is damaged.
+        let _cutting = self.log.cutting.lock().await;
         // While its WAL files are there, every recovery finds the damage anew.
         flush::flush_recovered(&self.log).await??;
         let _alone = self.log.maintenance.lock().await;
         let from = match self.state.status.get() {
-            Status::Refused { from } => from,
+            // What was deleted is not lost.
+            Status::Refused { from } => from.max(self.state.log_start()),
             Status::Gone => return Err(AcceptError::Gone),
             Status::Serving | Status::Truncating => return Ok(None),
         };
@@ -577,6 +580,7 @@ impl<R: Runtime> Partition<R> {
         self.log.edit_all(vec![clip, Edit::Accept { partition: self.id(), next_offset }]).await?;
         self.state.producers.borrow_mut().truncate(from);
         self.state.cut_to(from);
+        self.state.forget_lost(from);
         self.state.lose(from..next_offset);
         self.state.set_status(Status::Serving);
         self.log.delete_obsolete().await?;

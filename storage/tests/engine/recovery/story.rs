@@ -11,7 +11,7 @@ use runtime::{
 };
 use storage::{
     Durability, Log, LogOptions, OpenError, Partition, PartitionId,
-    group::{Entry, Group, HEADER_BYTES, Header},
+    group::{Entry, EntryKind, Group, HEADER_BYTES, Header},
     manifest::{self, Manifest},
 };
 use wire::record::{Batch, Producer};
@@ -114,8 +114,11 @@ impl Story {
 
     /// The group that carries the record at `offset` of a partition.
     pub(crate) fn group_of(&self, partition: u64, offset: u64) -> GroupOnDisk {
+        // A reservation spans offsets too, and is no record.
         let holds = |entry: &Entry| {
-            entry.partition == PartitionId(partition) && (entry.base_offset..entry.next_offset).contains(&offset)
+            entry.kind == EntryKind::Batch
+                && entry.partition == PartitionId(partition)
+                && (entry.base_offset..entry.next_offset).contains(&offset)
         };
         let mut groups = self.groups().into_iter();
         groups.find(|group| group.entries.iter().any(|(entry, _)| holds(entry))).expect("it is in the WAL")
