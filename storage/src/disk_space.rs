@@ -6,7 +6,8 @@
 //! frees space (truncation, retention, deletion) writes a few pages of WAL and manifest, and goes on.
 //!
 //! The reserve is kept by looking, not by holding: a neighbour may take it. Then a flush that finds no room is put off,
-//! its batches being safe in the WAL, and done when there is some again.
+//! its batches being safe in the WAL, and done when there is some again; an edit of the manifest that finds none waits, and
+//! with it whoever asked for it: nothing of it was written, and nobody was told.
 
 use std::{
     cell::Cell,
@@ -17,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use runtime::Runtime;
+use runtime::{Notify, Runtime};
 
 use crate::log::{LogOptions, Shared};
 
@@ -37,8 +38,14 @@ pub(crate) struct DiskSpace {
     journal_bytes: u64,
     free_bytes: Cell<u64>,
     is_full: Cell<bool>,
+    /// What was last said of it.
+    said_full: Cell<bool>,
     /// What each purpose waits for; 0 if it does not.
-    wanted_bytes: [Cell<u64>; 3],
+    wanted_bytes: [Cell<u64>; Purpose::ALL.len()],
+    /// Somebody began to wait for space: from now on it has to be looked at, however quiet the log is.
+    wanted: Notify,
+    /// Somebody looked, or nobody will any more.
+    pub(crate) looked: Notify,
 }
 
 /// What space is needed for.
@@ -50,6 +57,12 @@ pub(crate) enum Purpose {
     Flush,
     /// Segments for other segments.
     Merge,
+    /// An edit of the manifest.
+    Edit,
+}
+
+impl Purpose {
+    const ALL: [Self; 4] = [Self::File, Self::Flush, Self::Merge, Self::Edit];
 }
 
 /// Why a log may not write.
@@ -75,7 +88,10 @@ impl DiskSpace {
             journal_bytes,
             free_bytes: Cell::new(u64::MAX),
             is_full: Cell::new(false),
+            said_full: Cell::new(false),
             wanted_bytes: Default::default(),
+            wanted: Notify::default(),
+            looked: Notify::default(),
         }
     }
 
@@ -113,13 +129,20 @@ impl DiskSpace {
         self.check(Purpose::Merge, wanted)
     }
 
-    /// Notes that the file system had no room for `bytes`, whatever was seen before.
+    /// Notes that the file system had no room for `bytes`, whatever was seen before: appends are refused at once, for they
+    /// might have to wait for a WAL file.
     pub(crate) fn was_refused(&self, purpose: Purpose, bytes: u64) -> Lacking {
         let free_bytes = self.free_bytes.get().min(bytes);
-        self.free_bytes.set(free_bytes);
+        self.note(free_bytes);
         let wanted_bytes = bytes / 4 * 5 + self.journal_bytes;
         self.wanted_bytes[purpose as usize].set(wanted_bytes);
+        self.wanted.wake();
         Lacking { free_bytes, wanted_bytes }
+    }
+
+    /// Nobody waits for that any more.
+    pub(crate) fn wants_no_more(&self, purpose: Purpose) {
+        self.wanted_bytes[purpose as usize].set(0);
     }
 
     /// Whether this was refused, and there is not enough for it yet.
@@ -128,14 +151,18 @@ impl DiskSpace {
     }
 
     fn is_short(&self) -> bool {
-        [Purpose::File, Purpose::Flush, Purpose::Merge].into_iter().any(|purpose| self.is_short_for(purpose))
+        Purpose::ALL.into_iter().any(|purpose| self.is_short_for(purpose))
     }
 
     fn check(&self, purpose: Purpose, wanted_bytes: u64) -> Result<(), Lacking> {
         let free_bytes = self.free_bytes.get();
-        let lacks = free_bytes < wanted_bytes;
-        self.wanted_bytes[purpose as usize].set(if lacks { wanted_bytes } else { 0 });
-        if lacks { Err(Lacking { free_bytes, wanted_bytes }) } else { Ok(()) }
+        if free_bytes >= wanted_bytes {
+            self.wants_no_more(purpose);
+            return Ok(());
+        }
+        self.wanted_bytes[purpose as usize].set(wanted_bytes);
+        self.wanted.wake();
+        Err(Lacking { free_bytes, wanted_bytes })
     }
 
     /// Once full, a disk has to be a little emptier than that before it is not.
@@ -143,12 +170,20 @@ impl DiskSpace {
         self.reserve_bytes + self.reserve_bytes / 16
     }
 
-    /// Takes note of what is free; answers whether appends are refused from now on, or no longer, if that changed.
-    fn note(&self, free_bytes: u64) -> Option<bool> {
+    /// Takes note of what is free, and with it of whether appends are refused.
+    fn note(&self, free_bytes: u64) {
         self.free_bytes.set(free_bytes);
         let limit_bytes = if self.is_full.get() { self.resumes_at_bytes() } else { self.reserve_bytes };
         let is_full = free_bytes < limit_bytes;
-        (self.is_full.replace(is_full) != is_full).then_some(is_full)
+        if !self.is_full.replace(is_full) && is_full {
+            self.wanted.wake();
+        }
+    }
+
+    /// Whether appends are refused, if that is news.
+    fn news(&self) -> Option<bool> {
+        let is_full = self.is_full.get();
+        (self.said_full.replace(is_full) != is_full).then_some(is_full)
     }
 }
 
@@ -159,20 +194,27 @@ pub(crate) async fn watch<R: Runtime>(shared: Rc<Shared<R>>) {
     let mut lsn_seen = None;
     loop {
         let looks = || ends() || space.full().is_some() || space.is_short() || lsn_seen != Some(wal.lsn_last());
-        wal.queued.until(|| looks().then_some(())).await;
+        // A put-off flush of a log at rest queues nothing, and a record that is refused neither.
+        first(wal.queued.until(|| looks().then_some(())), space.wanted.until(|| looks().then_some(()))).await;
         if ends() {
+            space.looked.wake();
             return;
         }
         lsn_seen = Some(wal.lsn_last());
         look(&shared).await;
-        let mut pause = pin!(shared.rt.sleep(LOOK_EVERY));
-        let mut ended = pin!(wal.ended());
-        poll_fn(|context| match ended.as_mut().poll(context) {
-            Poll::Pending => pause.as_mut().poll(context),
-            ready => ready,
-        })
-        .await;
+        first(wal.ended(), shared.rt.sleep(LOOK_EVERY)).await;
     }
+}
+
+/// Waits for whichever of the two comes first.
+async fn first(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let mut one = pin!(one);
+    let mut other = pin!(other);
+    poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Pending => other.as_mut().poll(context),
+        ready => ready,
+    })
+    .await
 }
 
 /// Looks how much is free, and lets those who wait for space look again.
@@ -184,7 +226,8 @@ pub(crate) async fn look<R: Runtime>(shared: &Shared<R>) {
     };
     let was_short = space.is_short();
     let dir = shared.dir.display();
-    match space.note(free_bytes) {
+    space.note(free_bytes);
+    match space.news() {
         Some(true) => {
             tracing::error!(
                 "the disk of {dir} is full up to its reserve: {free_bytes} bytes are free, {} are kept; records are \
@@ -202,6 +245,7 @@ pub(crate) async fn look<R: Runtime>(shared: &Shared<R>) {
         shared.wal.flushable.wake();
         shared.mergeable.wake();
         shared.wal.files.look_again();
+        space.looked.wake();
     }
 }
 
@@ -228,12 +272,14 @@ mod tests {
         let space = space(1, 0);
         let reserve = space.reserve_bytes();
         assert_eq!((space.full(), space.free_bytes()), (None, None));
-        assert_eq!(space.note(reserve), None);
-        assert_eq!(space.note(reserve - 1), Some(true));
-        assert_eq!(space.full().map(|lacking| lacking.free_bytes), Some(reserve - 1));
-        assert_eq!(space.note(reserve), None);
-        assert_eq!(space.note(reserve + reserve / 16), Some(false));
-        assert_eq!(space.full(), None);
+        let noted = |free_bytes| {
+            space.note(free_bytes);
+            (space.full().map(|lacking| lacking.free_bytes), space.news())
+        };
+        assert_eq!(noted(reserve), (None, None));
+        assert_eq!(noted(reserve - 1), (Some(reserve - 1), Some(true)));
+        assert_eq!(noted(reserve), (Some(reserve), None));
+        assert_eq!(noted(reserve + reserve / 16), (None, Some(false)));
     }
 
     #[test]
@@ -259,6 +305,7 @@ mod tests {
         let lacking = space.was_refused(Purpose::Flush, 4 << 20);
         assert_eq!(lacking, Lacking { free_bytes: 4 << 20, wanted_bytes: 13 << 20 });
         assert!(space.is_short_for(Purpose::Flush));
+        assert!(space.full().is_some(), "who appends does not wait to be told");
         space.note((13 << 20) - 1);
         assert!(space.check_flush(4 << 20).is_err());
         space.note(13 << 20);

@@ -17,7 +17,6 @@ use crate::{
     log::Shared,
     manifest::{Edit, Flush, Flushed, FlushedPartition, Intent},
     memtable::{Memtable, Slot},
-    partition::State,
     segment::{self, Planned, SegmentId, SegmentMeta, SegmentWriter, WriteError},
 };
 
@@ -46,14 +45,17 @@ pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFail
                     return Some(false);
                 }
                 let is_due = wal.memtables.borrow().presses() || is_aged(&shared) || is_quiet(&shared);
-                (is_due && !shared.space.is_short_for(Purpose::Flush)).then_some(true)
+                (is_due && (wal.is_closing() || !shared.space.is_short_for(Purpose::Flush))).then_some(true)
             })
             .await;
         if !go_on {
             return Ok(());
         }
-        if let Err(lacking) = flush_oldest(&shared).await? {
-            tracing::warn!("a flush in {} is put off: {lacking}", shared.dir.display());
+        match flush_oldest(&shared).await? {
+            Ok(()) => {}
+            // A stop does not wait for space: what it leaves is in the WAL.
+            Err(lacking) if wal.is_closing() => return Err(no_room(&shared, lacking)),
+            Err(lacking) => tracing::warn!("a flush in {} is put off: {lacking}", shared.dir.display()),
         }
     }
 }
@@ -91,7 +93,7 @@ pub(crate) async fn flush_recovered<R: Runtime>(shared: &Rc<Shared<R>>) -> Resul
 /// Flushes everything there is; the writer has ended.
 pub(crate) async fn flush_all<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), LogFailed> {
     let wal = &shared.wal;
-    let no_room = |lacking| LogFailed::new("flushing to", &shared.dir, lacking);
+    let no_room = |lacking| no_room(shared, lacking);
     while wal.oldest_sealed_at().is_some() {
         flush_oldest(shared).await?.map_err(no_room)?;
     }
@@ -100,6 +102,10 @@ pub(crate) async fn flush_all<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<(), 
     }
     wal.roll().await?;
     flush_oldest(shared).await?.map_err(no_room)
+}
+
+fn no_room<R: Runtime>(shared: &Shared<R>, lacking: Lacking) -> LogFailed {
+    LogFailed::new("flushing to", &shared.dir, lacking)
 }
 
 fn is_aged<R: Runtime>(shared: &Shared<R>) -> bool {
@@ -115,11 +121,13 @@ fn is_quiet<R: Runtime>(shared: &Shared<R>) -> bool {
 /// Flushes the oldest sealed memtable, unless the disk has no room for that: then its batches stay in the WAL.
 async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<Result<(), Lacking>, LogFailed> {
     let _alone = shared.maintenance.lock().await;
-    let Some(work) = Work::of_oldest(shared) else { return Ok(Ok(())) };
+    shared.check_failure()?;
     disk_space::look(shared).await;
+    let Some(work) = Work::of_oldest(shared) else { return Ok(Ok(())) };
     if let Err(lacking) = shared.space.check_flush(work.bytes()) {
         return Ok(Err(lacking));
     }
+    work.set_producers_cut(shared, false);
     let intent = shared.intend(work.planned.len()).await?;
     die_at("flush intended");
     if planted("recycle before the flush edit") {
@@ -129,6 +137,7 @@ async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<Result<(), L
     let segments = match write_segments(shared, &work, intent).await {
         // A neighbour was faster.
         Err(failed) if failed.is_disk_full() => {
+            work.set_producers_cut(shared, true);
             shared.abandon(intent).await?;
             return Ok(Err(shared.space.was_refused(Purpose::Flush, work.bytes())));
         }
@@ -170,6 +179,12 @@ impl Work {
     /// Bytes of the batches to be written.
     fn bytes(&self) -> u64 {
         self.planned.iter().map(|planned| planned.bytes).sum()
+    }
+
+    /// Notes whether the manifest still has to hear of the producers that this flush tells it of.
+    fn set_producers_cut<R: Runtime>(&self, shared: &Shared<R>, cut: bool) {
+        let told = self.partitions.iter().filter(|flushed| flushed.producers.is_some());
+        told.for_each(|flushed| shared.state(flushed.partition).producers_cut.set(cut));
     }
 
     fn of_oldest<R: Runtime>(shared: &Shared<R>) -> Option<Self> {
@@ -215,7 +230,7 @@ fn flushed_partition<R: Runtime>(
     // A refused partition ends where damage shows that it reached, once nothing of it is left to be flushed.
     let ends_here = state.refused_from().is_some() && !shared.wal.memtables.borrow().holds_behind_oldest(id);
     let flushed_end = if ends_here { state.log_end() } else { last.map_or(flushed_before, Slot::next_offset) };
-    let tells_producers = state.producers_cut.replace(false) || last.is_some();
+    let tells_producers = state.producers_cut.get() || last.is_some();
     let epochs = state.epochs();
     let epochs = epochs.iter().filter(|start| (flushed_before..flushed_end).contains(&start.offset));
     FlushedPartition {

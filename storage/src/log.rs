@@ -18,10 +18,11 @@ use rustc_hash::FxHashMap;
 use crate::{
     CacheStats, PartitionId, compaction,
     compaction::dead::Dead,
-    disk_space::DiskSpace,
-    error::{LogFailed, OpenError},
+    disk_space::{DiskSpace, Purpose},
+    error::{LogFailed, OpenError, Reason},
     group::{Builder, Entry, EntryKind},
-    manifest::{Edit, Intent, Manifest, State as ManifestState},
+    journal::WriteError,
+    manifest::{Edit, Intent, Manifest, State as ManifestState, Unwritten},
     partition::{Partition, State},
     segment::{SegmentId, Segments},
     segment_map::SegmentMap,
@@ -311,11 +312,21 @@ impl<R: Runtime> Log<R> {
     /// # Errors
     /// [`LogFailed`]: the next start recovers.
     pub async fn close(self) -> Result<(), LogFailed> {
+        let closed = self.stop().await;
+        if let Err(failed) = &closed {
+            self.0.wal.fail(failed.clone());
+        }
+        closed
+    }
+
+    async fn stop(&self) -> Result<(), LogFailed> {
         let shared = &self.0;
         let wal = &shared.wal;
         wal.close();
         shared.mergeable.wake();
         wal.synced(wal.lsn_last()).await?;
+        // What was written before it failed is synced all the same.
+        shared.check_failure()?;
         crate::flush::flush_all(shared).await?;
         wal.files.close();
         let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
@@ -342,10 +353,28 @@ impl<R: Runtime> Shared<R> {
         self.edit_all(vec![edit]).await
     }
 
-    /// Makes manifest edits durable, all or none.
-    pub(crate) async fn edit_all(&self, edits: Vec<Edit>) -> Result<(), LogFailed> {
-        let applied = self.manifest.apply_all(edits).await;
-        applied.map_err(|error| LogFailed::new("writing the manifest of", &self.dir, error))
+    /// Makes manifest edits durable, all or none. Where a neighbour took the space for that, it waits for space.
+    pub(crate) async fn edit_all(&self, mut edits: Vec<Edit>) -> Result<(), LogFailed> {
+        loop {
+            self.check_failure()?;
+            let Err(Unwritten { error, edits: again }) = self.manifest.try_apply_all(edits).await else {
+                return Ok(());
+            };
+            self.wait_for_journal(error).await?;
+            edits = again;
+        }
+    }
+
+    /// Once it failed, nothing is written any more.
+    pub(crate) fn check_failure(&self) -> Result<(), LogFailed> {
+        self.wal.failure().map_or(Ok(()), Err)
+    }
+
+    /// Ends the log: whoever asked for this may not be one of its tasks, whose failures end it by themselves.
+    fn fail(&self, action: &'static str, file: &Path, reason: impl Reason) -> LogFailed {
+        let failed = LogFailed::new(action, file, reason);
+        self.wal.fail(failed.clone());
+        failed
     }
 
     /// Announces `count` segments about to be written; `None` for none.
@@ -354,8 +383,27 @@ impl<R: Runtime> Shared<R> {
             return Ok(None);
         }
         let count = u32::try_from(count).expect("a flush or merge writes few segments");
-        let intent = self.manifest.intend(count).await;
-        intent.map(Some).map_err(|error| LogFailed::new("writing the manifest of", &self.dir, error))
+        loop {
+            self.check_failure()?;
+            match self.manifest.intend(count).await {
+                Ok(intent) => return Ok(Some(intent)),
+                // With other numbers the next time: another one may have been written meanwhile.
+                Err(error) => self.wait_for_journal(error).await?,
+            }
+        }
+    }
+
+    /// An edit was not written: waits until it may be tried again, if it only lacked space. A stop does not wait.
+    async fn wait_for_journal(&self, error: WriteError) -> Result<(), LogFailed> {
+        if !matches!(error, WriteError::NoSpace { .. }) || self.wal.is_closing() {
+            return Err(self.fail("writing the manifest of", &self.dir, error));
+        }
+        tracing::warn!("an edit of the manifest in {} is put off: {error}", self.dir.display());
+        self.space.was_refused(Purpose::Edit, 0);
+        let ends = || self.wal.is_closing() || self.wal.failure().is_some();
+        self.space.looked.until(|| (ends() || !self.space.is_short_for(Purpose::Edit)).then_some(())).await;
+        self.space.wants_no_more(Purpose::Edit);
+        Ok(())
     }
 
     /// Ends an intent without a result, and removes what was written of it.
@@ -437,18 +485,19 @@ impl<R: Runtime> Shared<R> {
         if segments.is_empty() {
             return Ok(());
         }
+        self.check_failure()?;
         let dir = crate::segment::directory(&self.dir);
         for &id in &segments {
             self.segments.forget(id);
             let path = dir.join(crate::segment::file_name(id));
             match self.rt.remove_file(&path).await {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(LogFailed::new("removing", &path, error));
+                    return Err(self.fail("removing", &path, error));
                 }
                 _ => {}
             }
         }
-        self.rt.sync_dir(&dir).await.map_err(|error| LogFailed::new("syncing", &dir, error))?;
+        self.rt.sync_dir(&dir).await.map_err(|error| self.fail("syncing", &dir, error))?;
         self.edit(Edit::Deleted { segments }).await
     }
 }

@@ -22,10 +22,10 @@ use super::{
 };
 use crate::{
     PartitionId,
-    disk_space::{self, Purpose},
+    disk_space::{self, Lacking, Purpose},
     error::{LogFailed, Reason},
     log::Shared,
-    manifest::{self, Edit, Intent},
+    manifest::{self, Edit},
     segment::{Location, SegmentError, SegmentId, SegmentMeta},
 };
 
@@ -115,6 +115,7 @@ impl Work {
     /// Merges; answers whether it came to its end. An input that cannot be read stops compaction and nothing else: its
     /// bytes are refused to readers one by one.
     async fn merge<R: Runtime>(self, shared: &Rc<Shared<R>>) -> Result<bool, LogFailed> {
+        let seen = shared.changes.get();
         let keep = |segment: SegmentId, partition: PartitionId| shared.kept(segment, partition);
         let options = shared.options.compaction;
         let keyed = Box::new(Partitions { shared: Rc::downgrade(shared), rounds: self.rounds.clone() });
@@ -130,14 +131,15 @@ impl Work {
         disk_space::look(shared).await;
         let freed = self.inputs.iter().map(|input| input.meta.bytes).sum();
         if let Err(lacking) = shared.space.check_merge(merge.output_bytes(), freed) {
-            tracing::warn!("a merge in {} is put off: {lacking}", shared.dir.display());
-            wait_for_space(shared).await;
+            drop(merge);
+            put_off(shared, lacking, seen).await;
             return Ok(true);
         }
         let intent = shared.intend(merge.outputs()).await?;
         if truncations != shared.manifest.truncations() && !planted("merge what was cut meanwhile") {
             // A clip voids segments with lower numbers only: it would miss what was planned before it.
-            abandon(shared, intent).await?;
+            let _alone = shared.maintenance.lock().await;
+            shared.abandon(intent).await?;
             return Ok(true);
         }
         let ids: Vec<_> =
@@ -148,17 +150,19 @@ impl Work {
         let added = match added {
             Ok(added) => added,
             Err(MergeError::Write(error)) if error.is_disk_full() => {
-                abandon(shared, intent).await?;
                 let lacking = shared.space.was_refused(Purpose::Merge, merge.output_bytes());
-                tracing::warn!("a merge in {} is put off: {lacking}", shared.dir.display());
-                wait_for_space(shared).await;
+                drop(merge);
+                let alone = shared.maintenance.lock().await;
+                shared.abandon(intent).await?;
+                drop(alone);
+                put_off(shared, lacking, seen).await;
                 return Ok(true);
             }
             Err(error) => {
                 if !matches!(error, MergeError::Closing) {
                     tracing::error!("compaction stops until the next start: {error}");
                 }
-                abandon(shared, intent).await?;
+                shared.abandon(intent).await?;
                 return Ok(false);
             }
         };
@@ -167,7 +171,7 @@ impl Work {
         let _alone = shared.maintenance.lock().await;
         if clips != self.clips(shared) {
             // A truncation meanwhile: what superseded an earlier record of its key may be gone.
-            abandon(shared, intent).await?;
+            shared.abandon(intent).await?;
             return Ok(true);
         }
         // An input may have lost its last batch to a truncation or a drop meanwhile: it is gone already.
@@ -194,17 +198,12 @@ impl Work {
     }
 }
 
-/// Waits until there is space for what was put off. Meanwhile deletions may have made it needless: it is looked for anew.
-async fn wait_for_space<R: Runtime>(shared: &Shared<R>) {
+/// Waits until there is space for a merge, or something changed since `seen`: another one may need less by now, and free more.
+async fn put_off<R: Runtime>(shared: &Shared<R>, lacking: Lacking, seen: u64) {
+    tracing::warn!("a merge in {} is put off: {lacking}", shared.dir.display());
     let ends = || shared.wal.is_closing() || shared.wal.failure().is_some();
-    shared.mergeable.until(|| (ends() || !shared.space.is_short_for(Purpose::Merge)).then_some(())).await;
-}
-
-/// Ends an intent without a result.
-async fn abandon<R: Runtime>(shared: &Shared<R>, intent: Option<Intent>) -> Result<(), LogFailed> {
-    let Some(intent) = intent else { return Ok(()) };
-    shared.edit(Edit::Abandon { intent: intent.first }).await?;
-    shared.delete_obsolete().await
+    let looks = || ends() || shared.changes.get() != seen || !shared.space.is_short_for(Purpose::Merge);
+    shared.mergeable.until(|| looks().then_some(())).await;
 }
 
 /// What a merge asks about partitions.

@@ -53,7 +53,15 @@ pub struct Manifest {
 
 struct Request {
     edits: Vec<Edit>,
-    answer: flume::Sender<Result<(), WriteError>>,
+    answer: flume::Sender<Result<(), Unwritten>>,
+}
+
+/// Edits that did not become durable, and why.
+#[derive(Debug)]
+pub(crate) struct Unwritten {
+    pub(crate) error: WriteError,
+    /// They may be tried again if there was no space for them.
+    pub(crate) edits: Vec<Edit>,
 }
 
 /// Why a manifest could not be read. Nothing was changed.
@@ -154,6 +162,11 @@ impl Manifest {
     /// # Panics
     /// As [`Self::apply`].
     pub async fn apply_all(&self, edits: Vec<Edit>) -> Result<(), WriteError> {
+        self.try_apply_all(edits).await.map_err(|unwritten| unwritten.error)
+    }
+
+    /// The same, for who may try again.
+    pub(crate) async fn try_apply_all(&self, edits: Vec<Edit>) -> Result<(), Unwritten> {
         let (answer, answered) = flume::bounded(1);
         self.queue.send_async(Request { edits, answer }).await.expect("the writing task lives as long as a handle");
         answered.recv_async().await.expect("the writing task answers every request")
@@ -211,15 +224,20 @@ async fn write_edits<R: Runtime>(
     journal: &mut Journal<R>,
     state: &RefCell<State>,
     edits: Vec<Edit>,
-) -> Result<(), WriteError> {
+) -> Result<(), Unwritten> {
     if edits.is_empty() {
         return Ok(());
     }
     let encoded: Vec<_> = edits.iter().map(Edit::encode).collect();
     let planned = Planned::new(&state.borrow(), edits);
-    journal.append(&encoded, || state.borrow().encode()).await?;
-    planned.carry_out(&mut state.borrow_mut());
-    Ok(())
+    let appended = journal.append(&encoded, || state.borrow().encode()).await;
+    match appended {
+        Ok(()) => {
+            planned.carry_out(&mut state.borrow_mut());
+            Ok(())
+        }
+        Err(error) => Err(Unwritten { error, edits: planned.into_edits() }),
+    }
 }
 
 /// Edits that were found to fit, before they are written.
@@ -227,7 +245,7 @@ enum Planned {
     /// One, which is checked in place: no flush may cost a copy of the state.
     Edit(Edit),
     /// What several amount to.
-    State(State),
+    State(State, Vec<Edit>),
 }
 
 impl Planned {
@@ -238,16 +256,23 @@ impl Planned {
             return Self::Edit(edit);
         }
         let mut state = state.clone();
-        for edit in edits {
-            state.apply(edit).unwrap_or_else(|error| panic!("{error}, in one of several edits"));
+        for edit in &edits {
+            state.apply(edit.clone()).unwrap_or_else(|error| panic!("{error}, in one of several edits"));
         }
-        Self::State(state)
+        Self::State(state, edits)
     }
 
     fn carry_out(self, state: &mut State) {
         match self {
             Self::Edit(edit) => state.apply(edit).expect("it was checked against this state"),
-            Self::State(planned) => *state = planned,
+            Self::State(planned, _) => *state = planned,
+        }
+    }
+
+    fn into_edits(self) -> Vec<Edit> {
+        match self {
+            Self::Edit(edit) => vec![edit],
+            Self::State(_, edits) => edits,
         }
     }
 }

@@ -113,6 +113,10 @@ struct State<R: Runtime> {
     count: usize,
     /// The file system had no room for another one.
     refused: bool,
+    /// The writer waits for one.
+    taking: bool,
+    /// The log is closing: nobody waits for room any more.
+    stopping: bool,
     closing: bool,
 }
 
@@ -134,6 +138,8 @@ impl<R: Runtime> Files<R> {
             sequence: found.sequence_next,
             count,
             refused: false,
+            taking: false,
+            stopping: false,
             closing: false,
         };
         Self { rt, dir, file_bytes, files_max, space, state: RefCell::new(state), changed: Notify::default() }
@@ -157,11 +163,15 @@ impl<R: Runtime> Files<R> {
 
     /// The next file, ready to be written. Waits when all are in use until a flush gives one back; `None` once closed.
     pub(crate) async fn take_ready(&self) -> Option<Rc<WalFile<R>>> {
+        self.state.borrow_mut().taking = true;
+        self.changed.wake();
         let taken = self.changed.until(|| match &mut *self.state.borrow_mut() {
             State { closing: true, .. } => Some(None),
             state => state.ready.take().map(Some),
         });
-        let file = taken.await?;
+        let taken = taken.await;
+        self.state.borrow_mut().taking = false;
+        let file = taken?;
         self.changed.wake();
         Some(file)
     }
@@ -192,6 +202,12 @@ impl<R: Runtime> Files<R> {
         self.changed.wake();
     }
 
+    /// From now on the log fails where the writer would wait for room for another file.
+    pub(crate) fn stop_waiting(&self) {
+        self.state.borrow_mut().stopping = true;
+        self.changed.wake();
+    }
+
     /// Lets the background tasks end.
     pub(crate) fn close(&self) {
         self.state.borrow_mut().closing = true;
@@ -209,7 +225,7 @@ impl<R: Runtime> Files<R> {
                 Preparation::Create => {
                     self.state.borrow_mut().count += 1;
                     match self.create().await {
-                        Err(failed) if failed.is_disk_full() => {
+                        Err(failed) if failed.is_disk_full() && !self.state.borrow().has_to_end() => {
                             self.put_off_creation();
                             continue;
                         }
@@ -269,12 +285,18 @@ impl<R: Runtime> Files<R> {
         let (path, salt) = self.next_name();
         let failed = |error| LogFailed::new("creating", &path, error);
         let file = self.rt.open(&path, OpenMode::CreateDurable).await.map_err(failed)?;
-        if let Err(error) = file.allocate(self.file_bytes).await {
-            let removed = self.rt.remove_file(&path).await;
-            removed.map_err(|error| LogFailed::new("removing", &path, error))?;
-            return Err(failed(error));
+        let allocated = match file.allocate(self.file_bytes).await {
+            Ok(()) => file.sync().await,
+            refused => refused,
+        };
+        if let Err(error) = allocated {
+            let failed = failed(error);
+            if failed.is_disk_full() {
+                let removed = self.rt.remove_file(&path).await;
+                removed.map_err(|error| LogFailed::new("removing", &path, error))?;
+            }
+            return Err(failed);
         }
-        file.sync().await.map_err(failed)?;
         self.sync_dir().await?;
         let file = Rc::new(WalFile::new(file, path, salt, self.file_bytes, 0));
         self.state.borrow_mut().unwritten.push(file.clone());
@@ -311,6 +333,11 @@ enum Preparation<R: Runtime> {
 }
 
 impl<R: Runtime> State<R> {
+    /// Whether a file that cannot be made ends the log.
+    fn has_to_end(&self) -> bool {
+        self.stopping && self.taking
+    }
+
     fn next_preparation(&mut self, may_create: impl Fn(usize) -> bool) -> Option<Preparation<R>> {
         if self.closing {
             return Some(Preparation::End);
@@ -321,7 +348,7 @@ impl<R: Runtime> State<R> {
         if let Some(file) = self.free.pop() {
             return Some(Preparation::Renew(file));
         }
-        (!self.refused && may_create(self.count)).then_some(Preparation::Create)
+        ((!self.refused || self.has_to_end()) && may_create(self.count)).then_some(Preparation::Create)
     }
 }
 

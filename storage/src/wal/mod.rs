@@ -215,6 +215,7 @@ impl<R: Runtime> Wal<R> {
     /// Lets the writer end once the queue is empty.
     pub(crate) fn close(&self) {
         self.closing.set(true);
+        self.files.stop_waiting();
         self.ending.wake();
         self.queued.wake();
         self.flushable.wake();
