@@ -72,6 +72,7 @@ metrics! {
     LogFlushes          Counter "log_flushes"                 "Memtables written to segments"
     LogMerges           Counter "log_merges"                  "Merges of segments"
     LogSegments         Gauge   "log_segments"                "Live segments"
+    SegmentsUnreadable  Gauge   "log_segments_unreadable"     "Live segments that compaction could not read and leaves as they are"
     CacheBytes          Gauge   "block_cache_bytes"           "Bytes of segments in memory for readers"
     CacheHits           Counter "block_cache_hits"            "Reads of segments that found their block in memory or on its way"
     CacheMisses         Counter "block_cache_misses"          "Reads of segments that had to wait for a read of the disk from its start"

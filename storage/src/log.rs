@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, Ref, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     path::{Path, PathBuf},
     rc::Rc,
@@ -142,6 +142,8 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) changes: Cell<u64>,
     /// What only a rewrite of segments frees.
     pub(crate) dead: RefCell<Dead>,
+    /// Segments that compaction could not read: left as they are until the next start.
+    pub(crate) unreadable: RefCell<BTreeSet<SegmentId>>,
     pub(crate) space: Rc<DiskSpace>,
     pub(crate) flushed_lsn: Cell<Lsn>,
     /// The last group that recovery found.
@@ -185,6 +187,8 @@ pub struct LogStats {
     pub rounds: u64,
     /// Live segments.
     pub segments: u64,
+    /// Those among them that compaction could not read, and leaves as they are.
+    pub segments_unreadable: u64,
     /// Bytes of live segments.
     pub segment_bytes: u64,
     /// Memory of memtables, in bytes.
@@ -295,6 +299,7 @@ impl<R: Runtime> Log<R> {
             merged_bytes: own.merged_bytes.get(),
             rounds: own.rounds.get(),
             segments: manifest.segments.len() as u64,
+            segments_unreadable: shared.unreadable.borrow().len() as u64,
             segment_bytes: manifest.segments.iter().map(|segment| segment.bytes).sum(),
             memtable_bytes: shared.wal.memtables.borrow().memory_bytes() as u64,
             footer_bytes: shared.segments.footer_bytes() as u64,
@@ -421,6 +426,11 @@ impl<R: Runtime> Shared<R> {
         served
             .or_else(|| self.found.borrow().get(&id).cloned())
             .expect("memtables know no partition that the log does not")
+    }
+
+    /// Whether a segment is one of the log's.
+    pub(crate) fn is_live(&self, id: SegmentId) -> bool {
+        self.manifest_state().segments.iter().any(|segment| segment.id == id)
     }
 
     /// The offsets of a partition in a segment that still count: from its log start to its clip. `None`: none, the

@@ -118,6 +118,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         mergeable: Notify::default(),
         changes: Cell::new(0),
         dead: RefCell::default(),
+        unreadable: RefCell::default(),
         space,
         flushed_lsn: Cell::new(flushed_lsn),
         quiet_since_lsn: Cell::new(None),

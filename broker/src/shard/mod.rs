@@ -288,6 +288,7 @@ impl<R: Runtime> Shard<R> {
             (Metric::LogFlushes, log.flushes),
             (Metric::LogMerges, log.merges),
             (Metric::LogSegments, log.segments),
+            (Metric::SegmentsUnreadable, log.segments_unreadable),
             (Metric::CacheBytes, log.cache.bytes),
             (Metric::CacheHits, log.cache.hits),
             (Metric::CacheMisses, log.cache.misses),

@@ -5,7 +5,7 @@
 //! what they need; a large one is on its own. Those who go together are worth it together: one dirty partition among
 //! thousands does not have all of them rewritten, unless it is overdue.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use super::{merge::CLEAN_LEVEL, strategy::Input};
 use crate::{
@@ -80,6 +80,25 @@ pub fn pick(segments: &[SegmentMeta], candidates: &[Candidate]) -> Option<Job> {
         not_worth_it.extend(job.partitions);
     }
     None
+}
+
+/// The candidates all of whose segments lie at these places, which count from the first of them on, and are not in any of
+/// the `unreadable` ones: a round has to take all of a partition.
+pub(super) fn all_within(
+    candidates: &[Candidate],
+    places: &Range<usize>,
+    unreadable: &[&SegmentMeta],
+) -> Vec<Candidate> {
+    let is_within = |candidate: &&Candidate| {
+        candidate.held.iter().all(|held| places.contains(&held.segment))
+            && !unreadable.iter().any(|segment| segment.extent.may_hold(candidate.partition))
+    };
+    let moved = |candidate: &Candidate| {
+        let mut moved = candidate.clone();
+        moved.held.iter_mut().for_each(|held| held.segment -= places.start);
+        moved
+    };
+    candidates.iter().filter(is_within).map(moved).collect()
 }
 
 /// How dirty a partition is, or several are together.
@@ -289,6 +308,24 @@ mod tests {
         all.pop();
         all[0].overdue_before = Some(101);
         assert_eq!(picked(&segments, &all), Some((vec![0, 1], vec![], vec![1, 2])));
+    }
+
+    #[test]
+    fn a_partition_that_may_be_in_what_cannot_be_read_is_not_touched() {
+        let segments = vec![
+            segment(0, &[(1, 100)]),
+            segment(0, &[(2, 100), (4, 100)]),
+            segment(0, &[(1, 100)]),
+            segment(0, &[(3, 100)]),
+            segment(0, &[(5, 100), (6, 100)]),
+        ];
+        let all = candidates(&segments, &[1, 2, 3, 4, 5, 6]);
+        let within = |places: Range<usize>| -> Vec<_> {
+            let found = all_within(&all, &places, &[&segments[1].0]);
+            found.into_iter().map(|found| (found.partition.0, found.held[0].segment)).collect()
+        };
+        assert!(within(0..1).is_empty(), "partition 1 goes on behind it");
+        assert_eq!(within(2..5), [(5, 2), (6, 2)], "partition 3 may be in it");
     }
 
     #[test]

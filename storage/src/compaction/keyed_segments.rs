@@ -9,7 +9,7 @@ use super::dirt::{Candidate, Held};
 use crate::{
     PartitionId,
     log::Shared,
-    segment::{Extent, SegmentError, SegmentId, SegmentMeta},
+    segment::{Extent, SegmentId, SegmentMeta},
 };
 
 /// What segments hold, by partition; the place among the live segments is filled in when it is asked for.
@@ -19,14 +19,11 @@ pub(super) struct KeyedSegments {
 }
 
 impl KeyedSegments {
-    /// The live segments, and the compacted partitions with what these hold of them.
-    pub(super) async fn candidates<R: Runtime>(
-        &mut self,
-        shared: &Shared<R>,
-    ) -> Result<(Vec<SegmentMeta>, Vec<Candidate>), SegmentError> {
+    /// The live segments, and the compacted partitions with what these hold of them, as far as they can be read.
+    pub(super) async fn candidates<R: Runtime>(&mut self, shared: &Shared<R>) -> (Vec<SegmentMeta>, Vec<Candidate>) {
         let mut candidates = shared.candidates();
         candidates.sort_by_key(|candidate| candidate.partition);
-        let segments = self.learn(shared, &candidates).await?;
+        let segments = self.learn(shared, &candidates).await;
         for (place, segment) in segments.iter().enumerate() {
             for &(partition, held) in self.known.get(&segment.id).into_iter().flat_map(|held| held.iter()) {
                 if let Ok(number) = candidates.binary_search_by_key(&partition, |candidate| candidate.partition) {
@@ -34,7 +31,7 @@ impl KeyedSegments {
                 }
             }
         }
-        Ok((segments, candidates))
+        (segments, candidates)
     }
 
     /// Whether the segment holds nothing but compacted partitions.
@@ -49,19 +46,15 @@ impl KeyedSegments {
     }
 
     /// Opens the segments that are new. Answers those that are live now.
-    async fn learn<R: Runtime>(
-        &mut self,
-        shared: &Shared<R>,
-        candidates: &[Candidate],
-    ) -> Result<Vec<SegmentMeta>, SegmentError> {
+    async fn learn<R: Runtime>(&mut self, shared: &Shared<R>, candidates: &[Candidate]) -> Vec<SegmentMeta> {
         loop {
             let segments = shared.manifest_state().segments.clone();
-            let unknown = segments
-                .iter()
-                .find(|segment| !self.known.contains_key(&segment.id) && may_hold_one_of(&segment.extent, candidates));
+            let is_unknown = |id: &SegmentId| !self.known.contains_key(id) && !shared.unreadable.borrow().contains(id);
+            let unknown =
+                segments.iter().find(|segment| is_unknown(&segment.id) && may_hold_one_of(&segment.extent, candidates));
             let Some(unknown) = unknown else {
                 self.known.retain(|id, _| segments.iter().any(|segment| segment.id == *id));
-                return Ok(segments);
+                return segments;
             };
             match shared.segments.open(unknown).await {
                 Ok(reader) => {
@@ -79,7 +72,7 @@ impl KeyedSegments {
                 }
                 // Retention took it meanwhile.
                 Err(error) if error.is_missing_file() && shared.manifest_state().segments != segments => {}
-                Err(error) => return Err(error),
+                Err(error) => shared.leave_out(unknown.id, &error),
             }
         }
     }

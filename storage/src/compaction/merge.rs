@@ -50,9 +50,15 @@ const PARTITIONS_PER_TURN: usize = 512;
 /// untouched.
 #[derive(Debug, Error)]
 pub enum MergeError {
-    /// An input could not be read.
-    #[error(transparent)]
-    Read(#[from] SegmentError),
+    /// An input could not be read, or does not prove itself.
+    #[error("{source}")]
+    Read {
+        /// Which.
+        segment: SegmentId,
+        /// Why.
+        #[source]
+        source: SegmentError,
+    },
     /// An output could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -151,7 +157,7 @@ where
         };
         // Newest first: whether an input is needed depends on those behind it.
         for Input { meta, is_between } in inputs.iter().rev() {
-            let reader = segments.open(meta).await?;
+            let reader = segments.open(meta).await.map_err(unreadable(meta.id))?;
             if !is_between || merge.has_batches_of(&reader) {
                 merge.inputs.push(OpenInput { id: meta.id, level: meta.level, reader });
             }
@@ -265,7 +271,7 @@ where
 
     /// A cursor for each input, which will be asked for partitions up to `last`.
     pub(super) fn cursors(&self, last: PartitionId) -> Vec<Cursor<R>> {
-        self.inputs.iter().map(|input| Cursor::new(&self.rt, &input.reader, last, self.pace.clone())).collect()
+        self.inputs.iter().map(|input| Cursor::new(&self.rt, input, last, self.pace.clone())).collect()
     }
 
     pub(super) async fn create(&self, dir: &Path, id: SegmentId, level: u8) -> Result<SegmentWriter<R>, MergeError> {
@@ -307,9 +313,15 @@ where
     }
 }
 
+/// What becomes of a merge whose input cannot be read.
+pub(super) fn unreadable(segment: SegmentId) -> impl FnOnce(SegmentError) -> MergeError {
+    move |source| MergeError::Read { segment, source }
+}
+
 /// Reads one input front to back, partition after partition.
 pub(super) struct Cursor<R: Runtime> {
     rt: R,
+    id: SegmentId,
     reader: Rc<SegmentReader<R>>,
     /// The first partition of the directory that was not passed yet.
     number: usize,
@@ -333,10 +345,10 @@ pub(super) struct Piece<F> {
 
 impl<R: Runtime> Cursor<R> {
     /// A cursor that will be asked for partitions up to `last`.
-    fn new(rt: &R, reader: &Rc<SegmentReader<R>>, last: PartitionId, pace: Option<Rc<Pace<R>>>) -> Self {
-        let end = reader.footer().partitions_end(last);
-        let (rt, reader) = (rt.clone(), Rc::clone(reader));
-        Self { rt, reader, number: 0, span: 0..0, offsets: 0..0, window: None, window_start: 0, end, pace }
+    fn new(rt: &R, input: &OpenInput<R>, last: PartitionId, pace: Option<Rc<Pace<R>>>) -> Self {
+        let end = input.reader.footer().partitions_end(last);
+        let (rt, id, reader) = (rt.clone(), input.id, Rc::clone(&input.reader));
+        Self { rt, id, reader, number: 0, span: 0..0, offsets: 0..0, window: None, window_start: 0, end, pace }
     }
 
     /// Turns to a partition, which lies behind those before.
@@ -362,7 +374,8 @@ impl<R: Runtime> Cursor<R> {
             let bytes = self.take(bytes_max).await?;
             let position = self.span.start;
             self.span.start += bytes.len() as u64;
-            if let Some(cut) = self.reader.cut(std::slice::from_ref(&bytes), position, &self.offsets, usize::MAX)? {
+            let cut = self.reader.cut(std::slice::from_ref(&bytes), position, &self.offsets, usize::MAX);
+            if let Some(cut) = cut.map_err(unreadable(self.id))? {
                 let (base_offset, next_offset) = (cut.base_offset, cut.next_offset);
                 return Ok(Some(Piece { bytes: bytes.slice(cut.range), base_offset, next_offset }));
             }
@@ -381,7 +394,8 @@ impl<R: Runtime> Cursor<R> {
                 Some(pace) => pace.take(window_end - start).await?,
                 None => self.rt.sleep(Duration::ZERO).await,
             }
-            self.window = Some(self.reader.verified(start..window_end).await?);
+            let window = self.reader.verified(start..window_end).await;
+            self.window = Some(window.map_err(unreadable(self.id))?);
             self.window_start = start;
         }
         let end = window_end.min(self.span.end);

@@ -9,6 +9,7 @@ use crate::{
     PartitionId,
     log::Shared,
     partition::{State, Status},
+    segment::SegmentId,
 };
 
 impl<R: Runtime> Shared<R> {
@@ -26,6 +27,13 @@ impl<R: Runtime> Shared<R> {
     pub(crate) fn maintained(&self) {
         self.changes.set(self.changes.get() + 1);
         self.mergeable.wake();
+    }
+
+    /// Leaves a segment that cannot be read out of compaction until the next start. Its bytes are refused to readers one by
+    /// one.
+    pub(super) fn leave_out(&self, segment: SegmentId, error: &dyn std::error::Error) {
+        tracing::error!("a segment is left out of compaction until the next start: {error}");
+        self.unreadable.borrow_mut().insert(segment);
     }
 
     /// The compacted partitions in no order, with what decides about a round but what their segments hold.

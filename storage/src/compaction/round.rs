@@ -11,7 +11,9 @@ use wire::record::{Batch, Batches};
 
 use super::{
     by_key::{self, Cleaned, LatestOffsets, Round},
-    merge::{CLEAN_LEVEL, Cursor, LEVEL, Merge, MergeError, OpenInput, ROUND_READ_BYTES, ROUND_SEGMENT_BYTES},
+    merge::{
+        CLEAN_LEVEL, Cursor, LEVEL, Merge, MergeError, OpenInput, ROUND_READ_BYTES, ROUND_SEGMENT_BYTES, unreadable,
+    },
 };
 use crate::{
     PartitionId,
@@ -62,7 +64,7 @@ where
             cursor.start(partition, offsets);
             while let Some(piece) = cursor.next(self.options.read_bytes_max.min(ROUND_READ_BYTES)).await? {
                 for batch in Batches::new(&piece.bytes) {
-                    let batch = batch.map_err(|source| unreadable(input, piece.base_offset, source))?;
+                    let batch = batch.map_err(|source| malformed(input, piece.base_offset, source))?;
                     let is_beyond =
                         batch.next_offset() > round.stable_end || batch.max_timestamp_ms() > round.timestamp_max;
                     if is_beyond || latest.is_full() {
@@ -108,7 +110,7 @@ where
                 merged = piece.next_offset;
                 let mut position = 0;
                 for batch in Batches::new(&piece.bytes) {
-                    let batch = batch.map_err(|source| unreadable(input, piece.base_offset, source))?;
+                    let batch = batch.map_err(|source| malformed(input, piece.base_offset, source))?;
                     let range = position..position + batch.bytes().len();
                     position = range.end;
                     if let Some((input, batch)) = held.replace((input, piece.bytes.slice(range))) {
@@ -124,14 +126,14 @@ where
     }
 
     async fn batch(&mut self, input: &OpenInput<R>, bytes: &[u8], is_last: bool) -> Result<(), MergeError> {
-        let batch = Batch::parse_one(bytes).map_err(|source| unreadable(input, 0, source))?;
+        let batch = Batch::parse_one(bytes).map_err(|source| malformed(input, 0, source))?;
         let (merge, dir, partition) = (self.merge, self.dir, self.partition);
         if batch.base_offset() >= self.end {
             return self.outputs.rest.push(merge, dir, partition, bytes).await;
         }
         let keeps_place = is_last || merge.keyed.is_last_of_producer(partition, batch.header());
         let cleaned = by_key::clean(&batch, self.latest, &self.round, keeps_place);
-        match cleaned.map_err(|source| unreadable(input, batch.base_offset(), source))? {
+        match cleaned.map_err(|source| malformed(input, batch.base_offset(), source))? {
             Cleaned::Whole => self.outputs.clean.push(merge, dir, partition, bytes).await,
             Cleaned::Part(bytes) => self.outputs.clean.push(merge, dir, partition, &bytes).await,
             Cleaned::Nothing => Ok(()),
@@ -198,6 +200,6 @@ impl<'a, R: Runtime> Series<'a, R> {
     }
 }
 
-fn unreadable<R: Runtime>(input: &OpenInput<R>, base_offset: u64, source: wire::record::BatchError) -> MergeError {
-    SegmentError::batch(input.reader.path(), base_offset, source).into()
+fn malformed<R: Runtime>(input: &OpenInput<R>, base_offset: u64, source: wire::record::BatchError) -> MergeError {
+    unreadable(input.id)(SegmentError::batch(input.reader.path(), base_offset, source))
 }

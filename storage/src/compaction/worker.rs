@@ -14,7 +14,7 @@ use wire::record::BatchHeader;
 
 use super::{
     by_key::{Keyed, Round},
-    dirt::{self, Job},
+    dirt::{self, Candidate, Job},
     keyed_segments::KeyedSegments,
     merge::{CLEAN_LEVEL, Merge, MergeError},
     pace::{Foreground, Pace},
@@ -26,7 +26,7 @@ use crate::{
     error::{LogFailed, Reason},
     log::Shared,
     manifest::{self, Edit},
-    segment::{Location, SegmentError, SegmentId, SegmentMeta},
+    segment::{Location, SegmentId, SegmentMeta},
 };
 
 /// Merges when there is something to merge, until the log is closed.
@@ -39,15 +39,11 @@ pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFail
         }
         let seen = shared.changes.get();
         let merged = match next(&shared, &mut keyed_segments).await {
-            Ok(Some(work)) => work.merge(&shared).await?,
-            Ok(None) => {
+            Some(work) => work.merge(&shared).await?,
+            None => {
                 let ends = || wal.is_closing() || wal.failure().is_some();
                 shared.mergeable.until(|| (ends() || shared.changes.get() != seen).then_some(())).await;
                 true
-            }
-            Err(error) => {
-                tracing::error!("compaction stops until the next start: {error}");
-                false
             }
         };
         if !merged {
@@ -79,27 +75,53 @@ struct Work {
     rounds: BTreeSet<PartitionId>,
 }
 
-/// What to do next, if there is something.
-async fn next<R: Runtime>(
-    shared: &Rc<Shared<R>>,
-    keyed_segments: &mut KeyedSegments,
-) -> Result<Option<Work>, SegmentError> {
-    let (segments, candidates) = keyed_segments.candidates(shared).await?;
+/// What to do next, if there is something. What a segment that cannot be read holds stands between what lies before and
+/// behind it, so no merge reaches across one.
+async fn next<R: Runtime>(shared: &Rc<Shared<R>>, keyed_segments: &mut KeyedSegments) -> Option<Work> {
+    let (segments, candidates) = keyed_segments.candidates(shared).await;
+    shared.unreadable.borrow_mut().retain(|id| segments.iter().any(|segment| segment.id == *id));
+    let unreadable = shared.unreadable.borrow();
+    let is_unreadable = |segment: &SegmentMeta| unreadable.contains(&segment.id);
+    let work =
+        segments.split(is_unreadable).find_map(|stretch| merge_among(shared, stretch, keyed_segments, &candidates));
+    if work.is_some() {
+        return work;
+    }
+    let job = if unreadable.is_empty() {
+        dirt::pick(&segments, &candidates)
+    } else {
+        let left_out: Vec<_> = segments.iter().filter(|segment| is_unreadable(segment)).collect();
+        let mut start = 0;
+        segments.split(is_unreadable).find_map(|stretch| {
+            let places = start..start + stretch.len();
+            start = places.end + 1;
+            dirt::pick(stretch, &dirt::all_within(&candidates, &places, &left_out))
+        })
+    };
+    job.map(|Job { inputs, partitions }| Work { inputs, rounds: partitions })
+}
+
+/// A merge of some of these segments, which follow each other.
+fn merge_among<R: Runtime>(
+    shared: &Shared<R>,
+    segments: &[SegmentMeta],
+    keyed_segments: &KeyedSegments,
+    candidates: &[Candidate],
+) -> Option<Work> {
     // Those of compacted partitions are merged among themselves, behind all that is clean: a merge that took in something
     // clean would make it dirty.
     let is_clean = |segment: &SegmentMeta| segment.level >= CLEAN_LEVEL;
     let clean = segments.iter().rposition(is_clean).map_or(0, |last| last + 1);
-    let is_keyed = |segment: &&SegmentMeta| keyed_segments.is_keyed(segment, &candidates);
+    let is_keyed = |segment: &&SegmentMeta| keyed_segments.is_keyed(segment, candidates);
     let others: Vec<_> = segments.iter().filter(|segment| !is_keyed(segment)).cloned().collect();
     let keyed: Vec<_> = segments[clean..].iter().filter(is_keyed).cloned().collect();
     for segments_alike in [others, keyed] {
         let choice = strategy::pick(&segments_alike, shared.dead.borrow().bytes(), &shared.options.compaction);
         if let Choice::Merge(inputs) = choice {
-            return Ok(Some(Work { inputs: in_place(&segments, &inputs), rounds: BTreeSet::new() }));
+            return Some(Work { inputs: in_place(segments, &inputs), rounds: BTreeSet::new() });
         }
     }
-    let job = dirt::pick(&segments, &candidates);
-    Ok(job.map(|Job { inputs, partitions }| Work { inputs, rounds: partitions }))
+    None
 }
 
 /// What is to be merged, with all that lies between.
@@ -112,8 +134,7 @@ fn in_place(segments: &[SegmentMeta], inputs: &MergeInputs) -> Vec<Input> {
 }
 
 impl Work {
-    /// Merges; answers whether it came to its end. An input that cannot be read stops compaction and nothing else: its
-    /// bytes are refused to readers one by one.
+    /// Merges; answers whether compaction goes on. An input that cannot be read is left out of it from now on.
     async fn merge<R: Runtime>(self, shared: &Rc<Shared<R>>) -> Result<bool, LogFailed> {
         let seen = shared.changes.get();
         let keep = |segment: SegmentId, partition: PartitionId| shared.kept(segment, partition);
@@ -123,10 +144,7 @@ impl Work {
         let truncations = shared.manifest.truncations();
         let merge = match Merge::plan_keyed(&shared.segments, &shared.rt, &self.inputs, keep, keyed, options).await {
             Ok(merge) => merge.paced(Pace::new(&shared.rt, Box::new(Writing(Rc::downgrade(shared))))),
-            Err(error) => {
-                tracing::error!("compaction stops until the next start: {error}");
-                return Ok(false);
-            }
+            Err(error) => return Ok(goes_on(shared, &error)),
         };
         disk_space::look(shared).await;
         let freed = self.inputs.iter().map(|input| input.meta.bytes).sum();
@@ -159,11 +177,10 @@ impl Work {
                 return Ok(true);
             }
             Err(error) => {
-                if !matches!(error, MergeError::Closing) {
-                    tracing::error!("compaction stops until the next start: {error}");
-                }
+                let goes_on = goes_on(shared, &error);
+                let _alone = shared.maintenance.lock().await;
                 shared.abandon(intent).await?;
-                return Ok(false);
+                return Ok(goes_on);
             }
         };
         shared.rt.sync_dir(dir).await.map_err(|error| LogFailed::new("syncing", dir, error))?;
@@ -175,8 +192,7 @@ impl Work {
             return Ok(true);
         }
         // An input may have lost its last batch to a truncation or a drop meanwhile: it is gone already.
-        let is_live = |id: &SegmentId| shared.manifest_state().segments.iter().any(|segment| segment.id == *id);
-        let removed = merge.inputs().filter(is_live).collect();
+        let removed = merge.inputs().filter(|&id| shared.is_live(id)).collect();
         let edit = manifest::Merge { intent: intent.map(|intent| intent.first), removed, added };
         die_at("merged");
         shared.edit(Edit::Merge(edit)).await?;
@@ -195,6 +211,23 @@ impl Work {
         let manifest = shared.manifest_state();
         let clip = |partition: &PartitionId, input: &Input| manifest.clip_of(*partition, input.meta.id);
         self.rounds.iter().flat_map(|partition| self.inputs.iter().map(move |input| clip(partition, input))).collect()
+    }
+}
+
+/// Whether compaction goes on after a merge that did not come to its end.
+fn goes_on<R: Runtime>(shared: &Shared<R>, error: &MergeError) -> bool {
+    match error {
+        MergeError::Closing => false,
+        MergeError::Write(error) => {
+            tracing::error!("compaction stops until the next start: {error}");
+            false
+        }
+        // A deletion took it meanwhile.
+        MergeError::Read { segment, source } if source.is_missing_file() && !shared.is_live(*segment) => true,
+        MergeError::Read { segment, .. } | MergeError::Overlap { segment, .. } => {
+            shared.leave_out(*segment, error);
+            true
+        }
     }
 }
 

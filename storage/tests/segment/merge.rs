@@ -283,7 +283,7 @@ fn damage_in_an_input_is_not_passed_on() {
         merge(&rt, &MergeInputs { unsettled: inputs, between: Vec::new() }, everything).await
     });
     let error = merged.unwrap().unwrap_err();
-    assert!(matches!(&error, MergeError::Read(SegmentError::Format { .. })), "{error}");
+    assert!(matches!(&error, MergeError::Read { source: SegmentError::Format { .. }, .. }), "{error}");
     assert!(error.to_string().contains(&file_name(SegmentId(3))), "{error}");
 }
 

@@ -11,3 +11,4 @@ mod foreign;
 mod restart;
 mod story;
 mod torn_tail;
+mod unreadable;
