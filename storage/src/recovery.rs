@@ -378,7 +378,7 @@ impl<R: Runtime> Recovery<R> {
                 (known, Some(refusal)) => {
                     // Offsets that were given out are not given out again, whatever became of their records.
                     let reached = self.reached.get(&partition).copied().unwrap_or(0);
-                    if reached > state.log_end() {
+                    if reached > state.log_end() && !planted("forget how far damage reaches") {
                         state.replayed_to(reached);
                     }
                     state.set_status(Status::Refused { from: refusal.from });
