@@ -214,8 +214,9 @@ impl State {
     /// It starts there from now on, if that is an advance. It reached as far when that was said, whatever damage hides.
     pub(crate) fn raise_log_start(&self, log_start: u64) {
         self.log_start.set(self.log_start.get().max(log_start));
-        if self.log_end.get() < self.log_start.get() {
-            self.replayed_to(self.log_start.get());
+        // Not up to where the manifest has it start: what was appended between the two is replayed next.
+        if self.log_end.get() < log_start {
+            self.replayed_to(log_start);
         }
     }
 

@@ -164,6 +164,29 @@ fn a_shared_segment_is_rewritten_when_half_of_it_is_dead() {
     }
 }
 
+/// Recovery meets the first deletion when the manifest knows of the second: what was appended between them is no damage.
+#[test]
+fn two_deletions_and_a_crash_before_any_flush_leave_what_lies_behind() {
+    let simulation = simulation(1);
+    let node = simulation.add_node();
+    let lived = simulation.block_on(node, |rt| async move {
+        let log = open(&rt, LogOptions { memtable_bytes: 1 << 20, ..options() }).await;
+        let partition = durable(&log, 1);
+        fill(&log, &partition, 0..4).await;
+        partition.delete_before(Some(2)).await.expect("consumers see it");
+        fill(&log, &partition, 4..8).await;
+        partition.delete_before(Some(6)).await.expect("consumers see it");
+        assert_eq!(log.stats().flushes, 0);
+    });
+    lived.expect("nothing crashes");
+    simulation.crash(node, Crash::Kill);
+    let lived = simulation.block_on(node, |rt| async move {
+        let partition = durable(&open(&rt, options()).await, 1);
+        check_reads(&partition, 6, 6..8).await;
+    });
+    lived.expect("nothing crashes");
+}
+
 #[test]
 fn records_are_deleted_up_to_where_consumers_see() {
     runtime::sim::block_on(1, async |rt| {
