@@ -173,7 +173,6 @@ impl State {
         for offset in [&self.submitted, &self.synced, &self.log_end, &self.high_watermark] {
             offset.set(offset.get().min(next_offset));
         }
-        self.log_start.set(self.log_start.get().min(next_offset));
         let epochs = self.epochs.borrow().iter().filter(|start| start.offset < next_offset).copied().collect();
         self.set_epochs(epochs);
     }
@@ -239,6 +238,16 @@ impl State {
     /// A truncation gives these offsets out again, lost or not.
     pub(crate) fn forget_lost(&self, next_offset: u64) {
         cut_lost(&mut self.lost.borrow_mut(), next_offset);
+    }
+
+    /// Recovery goes on at a batch that begins at `base_offset`, if nothing is missing before it but what was deleted, or lost:
+    /// of that the manifest knows only from the log start on.
+    pub(crate) fn skip_deleted(&self, base_offset: u64) {
+        let deleted_end = base_offset.min(self.log_start.get());
+        if self.log_end.get() < deleted_end {
+            self.replayed_to(deleted_end);
+            self.skip_lost();
+        }
     }
 
     /// Recovery goes on behind offsets that it, or one before it, gave up.
@@ -503,8 +512,8 @@ impl<R: Runtime> Partition<R> {
             self.log.wal.synced(self.log.wal.lsn_last()).await?;
         }
         let boundary = self.batch_boundary(next_offset).await;
-        // Nothing has happened yet: life goes on.
-        let next_offset = boundary.inspect_err(|_| self.state.set_status(before))?;
+        // Nothing has happened yet: life goes on. The batch that is cut may begin before the log does, which cannot go back.
+        let next_offset = boundary.inspect_err(|_| self.state.set_status(before))?.max(log_start);
         let entry = Entry {
             kind: EntryKind::Truncate,
             partition: self.id(),

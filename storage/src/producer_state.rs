@@ -192,10 +192,10 @@ impl Producers {
         }
     }
 
-    /// Forgets the batches from `next_offset` on: the partition was truncated there.
+    /// Forgets the batches that end behind `next_offset`: the partition was truncated there.
     pub fn truncate(&mut self, next_offset: u64) {
         self.by_id.retain(|_, producer| {
-            let gone = producer.batches().filter(|batch| batch.base_offset >= next_offset).count();
+            let gone = producer.batches().filter(|batch| batch.next_offset() > next_offset).count();
             producer.pop(gone);
             // One whose batches are all gone may have older ones in the log, so any sequence may be next.
             gone == 0 || producer.len > 0
@@ -334,6 +334,11 @@ impl Batch {
         // Of 2^31 numbers, so in unsigned arithmetic the sum cannot overflow and the mask wraps it.
         ((self.base_sequence as u32).wrapping_add(self.record_count as u32) & i32::MAX as u32) as i32
     }
+
+    /// The offset behind its last record.
+    fn next_offset(&self) -> u64 {
+        self.base_offset.saturating_add(u64::from(self.record_count.max(1).cast_unsigned()))
+    }
 }
 
 #[cfg(test)]
@@ -429,8 +434,8 @@ mod tests {
 
     #[test]
     fn a_truncation_takes_batches_back() {
-        let mut producers = after(4);
-        producers.truncate(301);
+        let mut producers = after(5);
+        producers.truncate(405);
         check(&producers, sequence(1, 30, 10), Ok(Verdict::Append));
         check(&producers, sequence(1, 20, 10), Ok(Verdict::Duplicate { base_offset: 300, lsn: 3 }));
         producers.truncate(100);

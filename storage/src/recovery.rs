@@ -277,6 +277,7 @@ impl<R: Runtime> Recovery<R> {
             EntryKind::Batch => {
                 let state = self.state(id);
                 state.skip_lost();
+                state.skip_deleted(entry.base_offset);
                 if entry.base_offset != state.log_end() {
                     // What lies between is in a group that is missing, or this one is not what the log wrote.
                     self.refuse(Touched::Partition(id, entry.next_offset));
@@ -351,8 +352,9 @@ impl<R: Runtime> Recovery<R> {
     fn decisions(&mut self, manifest: &ManifestState, found: &replay::Found<R>) -> Vec<Edit> {
         let mut edits = if planted("no cut") { Vec::new() } else { self.cuts(found) };
         self.states.values().for_each(|state| {
+            state.raise_log_start(state.log_start());
+            // Behind that: what is lost may be known from the log start on only.
             state.skip_lost();
-            state.raise_log_start(0);
         });
         let dropped = self.dropped.iter().filter(|(id, lsn)| manifest.dropped.get(id) != Some(lsn));
         edits.extend(dropped.map(|(&partition, &lsn)| Edit::Drop { partition, lsn }));

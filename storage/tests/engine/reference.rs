@@ -21,8 +21,10 @@ pub(crate) struct Reference(BTreeMap<u64, Partition>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Partition {
     is_memory: bool,
-    /// What was appended and not truncated, by base offset.
+    /// What was appended and not truncated, by base offset, with what lies below `start`.
     batches: BTreeMap<u64, Vec<Record>>,
+    /// Records below were deleted.
+    start: u64,
     /// Nothing below may be missing: it was acknowledged after a sync, or served by a recovery.
     synced: u64,
     /// No offset below may be given to another record: someone heard of it.
@@ -43,6 +45,7 @@ pub(crate) struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Change {
     Truncate(u64),
+    Delete(u64),
     Drop,
 }
 
@@ -62,6 +65,7 @@ impl Reference {
         let partition = Partition {
             is_memory,
             batches: BTreeMap::new(),
+            start: 0,
             synced: 0,
             told: 0,
             lost: Vec::new(),
@@ -113,18 +117,29 @@ impl Partition {
     /// The next offset to be given out, as far as is known.
     pub(crate) fn end(&self) -> u64 {
         let batches = self.batches.last_key_value().map_or(0, |(base, records)| base + records.len() as u64);
-        self.lost.iter().map(|lost| lost.end).fold(batches, u64::max)
+        self.lost.iter().map(|lost| lost.end).fold(batches.max(self.start), u64::max)
     }
 
-    /// Offset and content of every record, in order.
+    /// Offset and content of every record that is not deleted, in order.
     pub(crate) fn records(&self) -> impl Iterator<Item = (u64, Record)> {
-        self.batches.iter().flat_map(|(&base, records)| (base..).zip(records.iter().copied()))
+        self.records_from(self.start)
     }
 
-    /// Where a truncation to `offset` cuts: a batch goes whole.
+    fn records_from(&self, start: u64) -> impl Iterator<Item = (u64, Record)> {
+        let all = self.batches.iter().flat_map(|(&base, records)| (base..).zip(records.iter().copied()));
+        all.filter(move |(offset, _)| *offset >= start)
+    }
+
+    /// Whether a batch was appended there and not truncated since, deleted or not.
+    pub(crate) fn has_batch(&self, base_offset: u64) -> bool {
+        self.batches.contains_key(&base_offset)
+    }
+
+    /// Where a truncation to `offset` cuts: a batch goes whole, and nothing ends before it starts.
     pub(crate) fn boundary(&self, offset: u64) -> u64 {
         let around = self.batches.range(..=offset).next_back();
-        around.filter(|(base, records)| offset < *base + records.len() as u64).map_or(offset, |(&base, _)| base)
+        let around = around.filter(|(base, records)| offset < *base + records.len() as u64);
+        around.map_or(offset, |(&base, _)| base).max(self.start)
     }
 
     pub(crate) fn appended(&mut self, base_offset: u64, records: Vec<Record>) {
@@ -148,12 +163,23 @@ impl Partition {
 
     pub(crate) fn truncated(&mut self) {
         let Some(Change::Truncate(end)) = self.under_way.take() else { panic!("no truncation is under way") };
-        self.batches.retain(|&base, _| base < end);
+        self.batches.retain(|&base, records| base + records.len() as u64 <= end);
         self.lost.retain_mut(|lost| {
             lost.end = lost.end.min(end);
             !lost.is_empty()
         });
         (self.synced, self.told) = (end, end);
+    }
+
+    /// Nobody is to see what lies below `offset` any more.
+    pub(crate) fn deleting(&mut self, offset: u64) {
+        self.under_way = Some(Change::Delete(offset));
+    }
+
+    pub(crate) fn deleted(&mut self) {
+        let Some(Change::Delete(offset)) = self.under_way.take() else { panic!("no deletion is under way") };
+        self.start = self.start.max(offset);
+        self.told_to(offset);
     }
 
     pub(crate) fn dropping(&mut self) {
@@ -172,7 +198,11 @@ impl Partition {
         if self.is_gone || (self.under_way == Some(Change::Drop) && is_empty) {
             return if is_empty { Ok(()) } else { Err(format!("deleted, and seen again: {seen:?}")) };
         }
-        let appended: BTreeMap<u64, u64> = self.records().map(|(offset, record)| (offset, record.value)).collect();
+        if seen.start != self.start && self.under_way != Some(Change::Delete(seen.start)) {
+            return Err(format!("it starts at {}, and {} was told", seen.start, self.start));
+        }
+        let appended = self.records_from(seen.start).map(|(offset, record)| (offset, record.value));
+        let appended: BTreeMap<u64, u64> = appended.collect();
         let (synced, told) = match self.under_way {
             Some(Change::Truncate(end)) => (self.synced.min(end), self.told.min(end)),
             _ => (self.synced, self.told),
@@ -211,7 +241,10 @@ impl Partition {
     }
 
     fn recovered(&mut self, seen: &Seen) {
-        self.batches.retain(|&base, _| seen.records.binary_search_by_key(&base, |(offset, _)| *offset).is_ok());
+        let is_there = |offset: u64| seen.records.binary_search_by_key(&offset, |(seen, _)| *seen).is_ok();
+        let is_deleted = |base: u64, records: &Vec<Record>| base + records.len() as u64 <= seen.start;
+        self.batches.retain(|&base, records| is_deleted(base, records) || is_there(base.max(seen.start)));
+        self.start = seen.start;
         (self.synced, self.told) = (seen.end, seen.end);
         self.lost.clone_from(&seen.lost);
         self.is_gone |= self.under_way.take() == Some(Change::Drop) && seen.end == 0;

@@ -38,13 +38,15 @@ pub(crate) enum Op {
     Merge,
     /// Cuts a `durable` partition in the middle.
     Truncate,
+    /// Deletes the older half of its records.
+    Delete,
     /// Deletes it, and creates another.
     Drop,
     /// Stops cleanly and starts again.
     Reopen,
 }
 
-const OPS: [Op; 10] = [
+const OPS: [Op; 11] = [
     Op::Append,
     Op::AppendMemory,
     Op::AppendLarge,
@@ -53,6 +55,7 @@ const OPS: [Op; 10] = [
     Op::Flush,
     Op::Merge,
     Op::Truncate,
+    Op::Delete,
     Op::Drop,
     Op::Reopen,
 ];
@@ -177,6 +180,7 @@ impl Life {
             Op::Flush => self.fill_until(|life| life.log.stats().flushes).await,
             Op::Merge => self.fill_until(|life| life.log.stats().merges).await,
             Op::Truncate => self.truncate().await,
+            Op::Delete => self.delete().await,
             Op::Drop => self.replace().await,
             Op::Reopen => self.reopen().await,
         }
@@ -262,11 +266,21 @@ impl Life {
 
     async fn truncate(&mut self) {
         let id = self.durable;
-        let to = self.partition(id).offsets().log_end / 2;
+        let offsets = self.partition(id).offsets();
+        let to = offsets.log_start.midpoint(offsets.log_end);
         self.expected.borrow_mut().partition_mut(id).truncating(to);
         self.partition(id).truncate(to, 1).await.expect("the disk works");
         self.pending.retain(|(pending, _)| *pending != id);
         self.expected.borrow_mut().partition_mut(id).truncated();
+    }
+
+    async fn delete(&mut self) {
+        let id = self.durable;
+        let offsets = self.partition(id).offsets();
+        let before = offsets.log_start.midpoint(offsets.high_watermark + 1);
+        self.expected.borrow_mut().partition_mut(id).deleting(before);
+        self.partition(id).delete_before(Some(before)).await.expect("the disk works");
+        self.expected.borrow_mut().partition_mut(id).deleted();
     }
 
     async fn replace(&mut self) {

@@ -30,6 +30,11 @@ pub(crate) enum Op {
         place: usize,
         at: u16,
     },
+    /// Removes the oldest records.
+    Delete {
+        place: usize,
+        at: u16,
+    },
     Replace {
         place: usize,
     },
@@ -86,6 +91,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(place, at, bytes_max)| Op::Read { place, at, bytes_max }),
         3 => (place.clone(), any::<u16>()).prop_map(|(place, at)| Op::ReadByTime { place, at }),
         2 => (place.clone(), any::<u16>()).prop_map(|(place, at)| Op::Truncate { place, at }),
+        2 => (place.clone(), any::<u16>()).prop_map(|(place, at)| Op::Delete { place, at }),
         1 => place.prop_map(|place| Op::Replace { place }),
         3 => (0u64..150).prop_map(|ms| Op::Rest { ms }),
         1 => Just(Op::Restart),

@@ -211,7 +211,7 @@ impl State {
         self.pending.clear();
         self.expected.recovered(seen);
         for (id, partition) in self.expected.partitions() {
-            self.producers.keep(id, |base| partition.records().any(|(offset, _)| offset == base));
+            self.producers.keep(id, |base| partition.has_batch(base));
             if partition.durability() == Durability::Memory {
                 self.producers.doubt(id);
             }
@@ -250,6 +250,7 @@ async fn act(rt: &SimRuntime, state: &Rc<RefCell<State>>, op: Op) -> Outcome {
         Op::Read { place, at, bytes_max } => read(state, place, at, bytes_max).await,
         Op::ReadByTime { place, at } => read_by_time(state, place, at).await,
         Op::Truncate { place, at } => truncate(state, place, at).await,
+        Op::Delete { place, at } => delete(state, place, at).await,
         Op::Replace { place } => replace(state, place).await,
         Op::Rest { ms } => {
             rt.sleep(Duration::from_millis(ms)).await;
@@ -385,20 +386,33 @@ async fn read_by_time(state: &Rc<RefCell<State>>, place: usize, at: u16) -> Outc
 
 async fn truncate(state: &Rc<RefCell<State>>, place: usize, at: u16) -> Outcome {
     let (id, partition) = state.borrow().partition(place);
-    let end = partition.offsets().log_end;
-    let to = (u64::from(at) * (end + 1)) >> 16;
+    let offsets = partition.offsets();
+    let to = offsets.log_start + ((u64::from(at) * (offsets.log_end - offsets.log_start + 1)) >> 16);
     state.borrow_mut().expected.partition_mut(id).truncating(to);
     partition.truncate(to, 1).await.map_err(|error| format!("to {to}: {error}"))?;
     let mut state = state.borrow_mut();
     let State { expected, producers, pending, .. } = &mut *state;
     let expected = expected.partition_mut(id);
     expected.truncated();
-    producers.keep(id, |base| expected.records().any(|(offset, _)| offset == base));
+    producers.keep(id, |base| expected.has_batch(base));
     producers.doubt(id);
     pending.retain(|(pending, _)| *pending != id);
     match partition.offsets().log_end == expected.end() {
         true => Ok("truncate"),
         false => Err(format!("to {to}: {:?}, and {} is the end", partition.offsets(), expected.end())),
+    }
+}
+
+async fn delete(state: &Rc<RefCell<State>>, place: usize, at: u16) -> Outcome {
+    let (id, partition) = state.borrow().partition(place);
+    let offsets = partition.offsets();
+    let before = offsets.log_start + ((u64::from(at) * (offsets.high_watermark - offsets.log_start + 1)) >> 16);
+    state.borrow_mut().expected.partition_mut(id).deleting(before);
+    let start = partition.delete_before(Some(before)).await.map_err(|error| format!("before {before}: {error}"))?;
+    state.borrow_mut().expected.partition_mut(id).deleted();
+    match start == before && partition.offsets().log_start == before {
+        true => Ok("delete"),
+        false => Err(format!("before {before}: it starts at {start}, {:?}", partition.offsets())),
     }
 }
 
