@@ -190,7 +190,7 @@ fn a_neighbour_fills_the_disk() {
     broker.ok(&["topic", "create", "orders"], "");
     let mut stored = produce(&broker, "orders", 0, 100);
     let neighbour = disk.fill();
-    assert_eq!(disk.free_bytes(), 0);
+    assert!(disk.free_bytes() < 4096);
     stored = produce(&broker, "orders", stored, 10_000);
     assert_eq!(metric(&broker, "disk_full"), 1);
     assert_eq!(consume(&broker, "orders"), stored);
