@@ -440,8 +440,8 @@ impl<R: Runtime> Shared<R> {
     /// partition is gone.
     pub(crate) fn kept(&self, segment: SegmentId, partition: PartitionId) -> Option<Range<u64>> {
         let manifest = self.manifest_state();
-        let log_start = manifest.partitions.get(&partition)?.log_start;
-        Some(log_start..manifest.clip_of(partition, segment).unwrap_or(u64::MAX))
+        let known = manifest.partitions.get(&partition)?;
+        Some(known.log_start..known.clip_of(segment).unwrap_or(u64::MAX))
     }
 
     /// Has partitions start later, durably, and frees what only they used: WAL entries, then the manifest, then the files.

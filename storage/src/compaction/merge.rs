@@ -5,6 +5,9 @@
 //! steps, whichever partition its bytes are of. What nobody can read any more (dropped partitions, below the log start,
 //! clipped) is left behind.
 //!
+//! Of a partition that counts as a whole, as nearly all do, the bytes go from input to output as they are, and only the
+//! writer looks at its batches, to index them and to see that they ascend.
+//!
 //! A merge is two calls, because the manifest has to know the ids of its outputs before the first byte is written:
 //! [`Merge::plan`] tells how many there are, [`Merge::run`] writes them.
 //!
@@ -16,6 +19,7 @@ use std::{collections::BTreeMap, ops::Range, path::Path, rc::Rc, time::Duration}
 
 use runtime::{Frozen, Runtime};
 use thiserror::Error;
+use wire::record::BatchError;
 
 use super::{
     Options,
@@ -26,8 +30,8 @@ use super::{
 use crate::{
     PartitionId,
     segment::{
-        Planned, SegmentError, SegmentId, SegmentMeta, SegmentWriter, Segments, WriteError, footer::Holding, plan,
-        reader::SegmentReader,
+        Disorder, Planned, SegmentError, SegmentId, SegmentMeta, SegmentWriter, Segments, WriteError, plan,
+        reader::{Cut, SegmentReader},
     },
 };
 
@@ -240,17 +244,11 @@ where
         let last = *output.partitions.last().expect("an output holds at least one partition");
         let mut cursors = self.cursors(last);
         for &partition in &output.partitions {
-            let mut merged = 0;
             let mut is_indexed = !self.keyed.is_compacted(partition);
             for (input, cursor) in self.inputs.iter().zip(&mut cursors) {
                 let Some(offsets) = (self.keep)(input.id, partition) else { continue };
                 cursor.start(partition, offsets);
-                while let Some(run) = cursor.next(self.options.read_bytes_max).await? {
-                    if run.base_offset < merged {
-                        let (segment, found) = (input.id, run.base_offset);
-                        return Err(MergeError::Overlap { segment, partition, found, merged });
-                    }
-                    merged = run.next_offset;
+                while let Some(piece) = cursor.next(self.options.read_bytes_max).await? {
                     if writer.is_none() {
                         writer = Some(self.create(dir, id, LEVEL).await?);
                     }
@@ -259,7 +257,7 @@ where
                         writer.index_keys(partition).await;
                         is_indexed = true;
                     }
-                    writer.push(partition, &run.bytes).await?;
+                    writer.push(partition, &piece.bytes).await.map_err(|error| refused(input, &piece, error))?;
                 }
             }
         }
@@ -288,7 +286,8 @@ where
         partitions.into_iter().any(|partition| {
             self.inputs.iter().any(|input| {
                 let found = input.reader.footer().find(partition);
-                found.is_some_and(|holding| !self.kept_span(input.id, &holding).is_empty())
+                let offsets = (self.keep)(input.id, partition).unwrap_or(0..0);
+                found.is_some_and(|holding| !holding.span(&offsets).is_empty())
             })
         })
     }
@@ -297,9 +296,11 @@ where
     async fn sizes(&self) -> BTreeMap<PartitionId, u64> {
         let mut sizes = BTreeMap::new();
         for input in &self.inputs {
-            for (number, holding) in input.reader.footer().holdings().enumerate() {
-                let span = self.kept_span(input.id, &holding);
-                *sizes.entry(holding.entry.partition).or_default() += span.end.saturating_sub(span.start);
+            let footer = input.reader.footer();
+            for (number, entry) in footer.entries().enumerate() {
+                let offsets = (self.keep)(input.id, entry.partition);
+                let span = offsets.map_or(0..0, |offsets| footer.span(number, &offsets));
+                *sizes.entry(entry.partition).or_default() += span.end.saturating_sub(span.start);
                 if (number + 1).is_multiple_of(PARTITIONS_PER_TURN) {
                     self.rt.sleep(Duration::ZERO).await;
                 }
@@ -307,15 +308,29 @@ where
         }
         sizes
     }
-
-    fn kept_span(&self, id: SegmentId, holding: &Holding<'_>) -> Range<u64> {
-        (self.keep)(id, holding.entry.partition).map_or(0..0, |offsets| holding.span(&offsets))
-    }
 }
 
 /// What becomes of a merge whose input cannot be read.
 pub(super) fn unreadable(segment: SegmentId) -> impl FnOnce(SegmentError) -> MergeError {
     move |source| MergeError::Read { segment, source }
+}
+
+/// What becomes of a merge whose writer refuses what an input holds.
+fn refused<R: Runtime>(input: &OpenInput<R>, piece: &Piece<R::Frozen>, error: WriteError) -> MergeError {
+    match error {
+        WriteError::Batch { at, source, .. } => malformed(input, piece.position + at as u64, source),
+        WriteError::Disorder { source: Disorder { found: (partition, found, _), behind: (_, merged, _) }, .. }
+            if found < merged =>
+        {
+            MergeError::Overlap { segment: input.id, partition, found, merged }
+        }
+        error => error.into(),
+    }
+}
+
+/// What becomes of a merge of an input whose batch at `position` makes no sense.
+pub(super) fn malformed<R: Runtime>(input: &OpenInput<R>, position: u64, source: BatchError) -> MergeError {
+    unreadable(input.id)(SegmentError::batch(input.reader.path(), position, source))
 }
 
 /// Reads one input front to back, partition after partition.
@@ -325,9 +340,10 @@ pub(super) struct Cursor<R: Runtime> {
     reader: Rc<SegmentReader<R>>,
     /// The first partition of the directory that was not passed yet.
     number: usize,
-    /// What is left of the partition being read: positions that may hold what counts, and offsets that do count.
+    /// What is left of the partition being read: positions that may hold what counts, and the offsets that do; `None`, if
+    /// all do.
     span: Range<u64>,
-    offsets: Range<u64>,
+    offsets: Option<Range<u64>>,
     /// Bytes of the file from `window_start` on, proven: whole batches, of any partitions.
     window: Option<R::Frozen>,
     window_start: u64,
@@ -339,8 +355,8 @@ pub(super) struct Cursor<R: Runtime> {
 /// Whole batches of one partition, all of which count.
 pub(super) struct Piece<F> {
     pub(super) bytes: F,
-    pub(super) base_offset: u64,
-    pub(super) next_offset: u64,
+    /// Where they start, in bytes from the start of the input's file.
+    pub(super) position: u64,
 }
 
 impl<R: Runtime> Cursor<R> {
@@ -348,20 +364,22 @@ impl<R: Runtime> Cursor<R> {
     fn new(rt: &R, input: &OpenInput<R>, last: PartitionId, pace: Option<Rc<Pace<R>>>) -> Self {
         let end = input.reader.footer().partitions_end(last);
         let (rt, id, reader) = (rt.clone(), input.id, Rc::clone(&input.reader));
-        Self { rt, id, reader, number: 0, span: 0..0, offsets: 0..0, window: None, window_start: 0, end, pace }
+        Self { rt, id, reader, number: 0, span: 0..0, offsets: None, window: None, window_start: 0, end, pace }
     }
 
     /// Turns to a partition, which lies behind those before.
     pub(super) fn start(&mut self, partition: PartitionId, offsets: Range<u64>) {
         self.span = 0..0;
-        while let Some(holding) = self.reader.footer().holding(self.number) {
-            if holding.entry.partition > partition {
+        let footer = self.reader.footer();
+        while let Some(entry) = footer.entry(self.number) {
+            if entry.partition > partition {
                 return;
             }
+            let number = self.number;
             self.number += 1;
-            if holding.entry.partition == partition {
-                self.span = holding.span(&offsets);
-                self.offsets = offsets;
+            if entry.partition == partition {
+                self.span = footer.span(number, &offsets);
+                self.offsets = (!entry.is_within(&offsets)).then_some(offsets);
                 return;
             }
         }
@@ -371,35 +389,49 @@ impl<R: Runtime> Cursor<R> {
     /// The next batches of the partition that count.
     pub(super) async fn next(&mut self, bytes_max: usize) -> Result<Option<Piece<R::Frozen>>, MergeError> {
         while !self.span.is_empty() {
-            let bytes = self.take(bytes_max).await?;
+            if !self.window_holds(self.span.start) {
+                self.read_window(bytes_max).await?;
+            }
+            let bytes = self.take();
             let position = self.span.start;
             self.span.start += bytes.len() as u64;
-            let cut = self.reader.cut(std::slice::from_ref(&bytes), position, &self.offsets, usize::MAX);
-            if let Some(cut) = cut.map_err(unreadable(self.id))? {
-                let (base_offset, next_offset) = (cut.base_offset, cut.next_offset);
-                return Ok(Some(Piece { bytes: bytes.slice(cut.range), base_offset, next_offset }));
+            let Some(offsets) = &self.offsets else { return Ok(Some(Piece { bytes, position })) };
+            let cut = self.reader.cut(std::slice::from_ref(&bytes), position, offsets, usize::MAX);
+            if let Some(Cut { range, .. }) = cut.map_err(unreadable(self.id))? {
+                let position = position + range.start as u64;
+                return Ok(Some(Piece { bytes: bytes.slice(range), position }));
             }
         }
         Ok(None)
     }
 
-    /// Bytes from the start of the span: what the window has of it, or else what the next window will have.
-    async fn take(&mut self, bytes_max: usize) -> Result<R::Frozen, MergeError> {
-        let mut window_end = self.window_start + self.window.as_ref().map_or(0, |window| window.len() as u64);
-        if !(self.window_start..window_end).contains(&self.span.start) {
-            self.window = None;
-            let start = self.span.start;
-            window_end = self.reader.footer().batch_end(start, self.reader.read_limit(start, bytes_max)).min(self.end);
-            match &self.pace {
-                Some(pace) => pace.take(window_end - start).await?,
-                None => self.rt.sleep(Duration::ZERO).await,
-            }
-            let window = self.reader.verified(start..window_end).await;
-            self.window = Some(window.map_err(unreadable(self.id))?);
-            self.window_start = start;
+    fn window_holds(&self, position: u64) -> bool {
+        (self.window_start..self.window_end()).contains(&position)
+    }
+
+    fn window_end(&self) -> u64 {
+        self.window_start + self.window.as_ref().map_or(0, |window| window.len() as u64)
+    }
+
+    /// Has the window start where the span does.
+    async fn read_window(&mut self, bytes_max: usize) -> Result<(), MergeError> {
+        self.window = None;
+        let start = self.span.start;
+        let end = self.reader.footer().batch_end(start, self.reader.read_limit(start, bytes_max)).min(self.end);
+        match &self.pace {
+            Some(pace) => pace.take(end - start).await?,
+            None => self.rt.sleep(Duration::ZERO).await,
         }
-        let end = window_end.min(self.span.end);
+        let window = self.reader.verified(start..end).await;
+        self.window = Some(window.map_err(unreadable(self.id))?);
+        self.window_start = start;
+        Ok(())
+    }
+
+    /// What the window has of the span, from its start.
+    fn take(&self) -> R::Frozen {
+        let end = self.window_end().min(self.span.end);
         let range = (self.span.start - self.window_start) as usize..(end - self.window_start) as usize;
-        Ok(self.window.as_ref().expect("the window holds the start of the span").slice(range))
+        self.window.as_ref().expect("the window holds the start of the span").slice(range)
     }
 }

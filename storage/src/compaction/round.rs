@@ -12,12 +12,13 @@ use wire::record::{Batch, Batches};
 use super::{
     by_key::{self, Cleaned, LatestOffsets, Round},
     merge::{
-        CLEAN_LEVEL, Cursor, LEVEL, Merge, MergeError, OpenInput, ROUND_READ_BYTES, ROUND_SEGMENT_BYTES, unreadable,
+        CLEAN_LEVEL, Cursor, LEVEL, Merge, MergeError, OpenInput, Piece, ROUND_READ_BYTES, ROUND_SEGMENT_BYTES,
+        malformed,
     },
 };
 use crate::{
     PartitionId,
-    segment::{SegmentError, SegmentId, SegmentMeta, SegmentWriter},
+    segment::{SegmentId, SegmentMeta, SegmentWriter},
 };
 
 impl<R: Runtime, K> Merge<R, K>
@@ -63,8 +64,10 @@ where
             let Some(offsets) = (self.keep)(input.id, partition) else { continue };
             cursor.start(partition, offsets);
             while let Some(piece) = cursor.next(self.options.read_bytes_max.min(ROUND_READ_BYTES)).await? {
+                let mut position = piece.position;
                 for batch in Batches::new(&piece.bytes) {
-                    let batch = batch.map_err(|source| malformed(input, piece.base_offset, source))?;
+                    let batch = batch.map_err(|source| malformed(input, position, source))?;
+                    position += batch.bytes().len() as u64;
                     let is_beyond =
                         batch.next_offset() > round.stable_end || batch.max_timestamp_ms() > round.timestamp_max;
                     if is_beyond || latest.is_full() {
@@ -98,22 +101,24 @@ where
         let (merge, partition) = (self.merge, self.partition);
         let mut merged = 0;
         // The last batch keeps its place, so that reading up to it gets on; which one that is shows only behind it.
-        let mut held: Option<(&OpenInput<R>, R::Frozen)> = None;
+        let mut held: Option<(&OpenInput<R>, Piece<R::Frozen>)> = None;
         for (input, cursor) in merge.inputs.iter().zip(cursors) {
             let Some(offsets) = (merge.keep)(input.id, partition) else { continue };
             cursor.start(partition, offsets);
             while let Some(piece) = cursor.next(merge.options.read_bytes_max.min(ROUND_READ_BYTES)).await? {
-                if piece.base_offset < merged {
-                    let (segment, found) = (input.id, piece.base_offset);
-                    return Err(MergeError::Overlap { segment, partition, found, merged });
-                }
-                merged = piece.next_offset;
-                let mut position = 0;
+                let mut at = 0;
                 for batch in Batches::new(&piece.bytes) {
-                    let batch = batch.map_err(|source| malformed(input, piece.base_offset, source))?;
-                    let range = position..position + batch.bytes().len();
-                    position = range.end;
-                    if let Some((input, batch)) = held.replace((input, piece.bytes.slice(range))) {
+                    let position = piece.position + at as u64;
+                    let batch = batch.map_err(|source| malformed(input, position, source))?;
+                    if batch.base_offset() < merged {
+                        let (segment, found) = (input.id, batch.base_offset());
+                        return Err(MergeError::Overlap { segment, partition, found, merged });
+                    }
+                    merged = batch.next_offset();
+                    let range = at..at + batch.bytes().len();
+                    at = range.end;
+                    let batch = Piece { bytes: piece.bytes.slice(range), position };
+                    if let Some((input, batch)) = held.replace((input, batch)) {
                         self.batch(input, &batch, false).await?;
                     }
                 }
@@ -125,15 +130,20 @@ where
         }
     }
 
-    async fn batch(&mut self, input: &OpenInput<R>, bytes: &[u8], is_last: bool) -> Result<(), MergeError> {
-        let batch = Batch::parse_one(bytes).map_err(|source| malformed(input, 0, source))?;
+    async fn batch(
+        &mut self,
+        input: &OpenInput<R>,
+        Piece { bytes, position }: &Piece<R::Frozen>,
+        is_last: bool,
+    ) -> Result<(), MergeError> {
+        let batch = Batch::parse_one(bytes).map_err(|source| malformed(input, *position, source))?;
         let (merge, dir, partition) = (self.merge, self.dir, self.partition);
         if batch.base_offset() >= self.end {
             return self.outputs.rest.push(merge, dir, partition, bytes).await;
         }
         let keeps_place = is_last || merge.keyed.is_last_of_producer(partition, batch.header());
         let cleaned = by_key::clean(&batch, self.latest, &self.round, keeps_place);
-        match cleaned.map_err(|source| malformed(input, batch.base_offset(), source))? {
+        match cleaned.map_err(|source| malformed(input, *position, source))? {
             Cleaned::Whole => self.outputs.clean.push(merge, dir, partition, bytes).await,
             Cleaned::Part(bytes) => self.outputs.clean.push(merge, dir, partition, &bytes).await,
             Cleaned::Nothing => Ok(()),
@@ -198,8 +208,4 @@ impl<'a, R: Runtime> Series<'a, R> {
         }
         Ok(self.written)
     }
-}
-
-fn malformed<R: Runtime>(input: &OpenInput<R>, base_offset: u64, source: wire::record::BatchError) -> MergeError {
-    unreadable(input.id)(SegmentError::batch(input.reader.path(), base_offset, source))
 }

@@ -71,10 +71,10 @@ impl Builder {
         assert!(starts_interval || self.timestamp_max.is_some(), "a partition starts with an interval");
         let timestamp_max = self.timestamp_max.map_or(timestamp_ms, |max| max.max(timestamp_ms));
         self.timestamp_max = Some(timestamp_max);
-        if !starts_interval {
-            self.bytes.truncate(self.bytes.len() - ENTRY_BYTES);
+        match self.bytes.last_chunk_mut() {
+            Some(entry) if !starts_interval => *entry = timestamp_max.to_le_bytes(),
+            _ => self.bytes.extend_from_slice(&timestamp_max.to_le_bytes()),
         }
-        self.bytes.extend_from_slice(&timestamp_max.to_le_bytes());
     }
 
     /// The encoded entries.

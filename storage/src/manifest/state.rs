@@ -262,9 +262,7 @@ impl State {
 
     /// Where the data of `partition` in segment `id` ends because of a truncation; `None` if it is whole.
     pub fn clip_of(&self, partition: PartitionId, id: SegmentId) -> Option<u64> {
-        // Both numbers rise, so the first clip that concerns the segment cuts deepest.
-        let clips = &self.partitions.get(&partition)?.clips;
-        clips.iter().find(|clip| id < clip.segments_below).map(|clip| clip.next_offset)
+        self.partitions.get(&partition)?.clip_of(id)
     }
 
     fn check_intent(&self, intent: Option<SegmentId>, segments: &[SegmentMeta]) -> Result<(), Inconsistent> {
@@ -380,6 +378,12 @@ impl State {
 }
 
 impl Partition {
+    /// Where its data in segment `id` ends because of a truncation; `None` if it is whole.
+    pub fn clip_of(&self, id: SegmentId) -> Option<u64> {
+        // Both numbers rise, so the first clip that concerns the segment cuts deepest.
+        self.clips.iter().find(|clip| id < clip.segments_below).map(|clip| clip.next_offset)
+    }
+
     /// The latest leader epoch of the flushed batches.
     pub fn last_epoch(&self) -> Option<i32> {
         self.epochs.last().map(|start| start.leader_epoch)

@@ -2,6 +2,8 @@
 //!
 //! Everything of a partition ends where the next one's starts, so only starts are stored.
 
+use std::ops::Range;
+
 use super::format::{array, u32_at, u64_at};
 use crate::PartitionId;
 
@@ -28,6 +30,11 @@ pub struct DirectoryEntry {
 }
 
 impl DirectoryEntry {
+    /// Whether all its batches lie in `offsets`.
+    pub fn is_within(&self, offsets: &Range<u64>) -> bool {
+        offsets.start <= self.base_offset && self.next_offset <= offsets.end
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.partition.0.to_le_bytes());
         out.extend_from_slice(&self.base_offset.to_le_bytes());
@@ -70,7 +77,7 @@ impl<'a> Directory<'a> {
         self.entries.get(number).map(DirectoryEntry::decode)
     }
 
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = DirectoryEntry> + 'a {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = DirectoryEntry> + use<'a> {
         self.entries.iter().map(DirectoryEntry::decode)
     }
 

@@ -90,6 +90,8 @@ pub enum WriteError {
     Batch {
         /// The file.
         file: String,
+        /// Where the batch starts, in bytes from the start of what was given.
+        at: usize,
         /// What is wrong.
         source: BatchError,
     },

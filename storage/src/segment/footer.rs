@@ -138,6 +138,27 @@ impl Footer {
         self.holding(self.directory().find(partition)?)
     }
 
+    /// Its directory, ascending.
+    pub fn entries(&self) -> impl Iterator<Item = DirectoryEntry> {
+        self.directory().iter()
+    }
+
+    /// Entry `number` of its directory, from 0.
+    pub fn entry(&self, number: usize) -> Option<DirectoryEntry> {
+        self.directory().get(number)
+    }
+
+    /// Positions that enclose every batch of partition `number` of its directory with an offset in `offsets`: of a partition
+    /// that lies in them as a whole its own, and otherwise those of [`Holding::span`].
+    pub fn span(&self, number: usize, offsets: &Range<u64>) -> Range<u64> {
+        match self.entry(number) {
+            Some(entry) if entry.is_within(offsets) => {
+                entry.position..self.entry(number + 1).map_or(self.batches_end, |next| next.position)
+            }
+            _ => self.holding(number).map_or(0..0, |holding| holding.span(offsets)),
+        }
+    }
+
     /// What it holds of partition `number` of its directory, from 0.
     pub fn holding(&self, number: usize) -> Option<Holding<'_>> {
         let directory = self.directory();

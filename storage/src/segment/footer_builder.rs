@@ -25,6 +25,27 @@ pub struct Disorder {
     pub behind: (PartitionId, u64, i32),
 }
 
+/// What the indexes say of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Indexed {
+    base_offset: u64,
+    next_offset: u64,
+    leader_epoch: i32,
+    timestamp_max: i64,
+}
+
+impl Indexed {
+    #[inline]
+    pub(super) fn of(batch: &Batch<'_>) -> Self {
+        Self {
+            base_offset: batch.base_offset(),
+            next_offset: batch.next_offset(),
+            leader_epoch: batch.leader_epoch(),
+            timestamp_max: batch.max_timestamp_ms(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct FooterBuilder {
     directory: Vec<u8>,
@@ -44,24 +65,24 @@ impl FooterBuilder {
 
     /// Tells of the batch that starts at `position` of the file.
     #[inline]
-    pub(super) fn add(&mut self, partition: PartitionId, batch: &Batch<'_>, position: u64) -> Result<(), Disorder> {
-        if self.current.is_none_or(|current| current.partition < partition) {
-            self.start_partition(partition, batch, position);
+    pub(super) fn add(&mut self, partition: PartitionId, batch: Indexed, position: u64) -> Result<(), Disorder> {
+        let Indexed { base_offset, next_offset, leader_epoch, timestamp_max } = batch;
+        if self.current.as_ref().is_none_or(|current| current.partition < partition) {
+            self.start_partition(partition, base_offset, position);
         }
         let current = self.current.as_mut().expect("a partition was started");
-        let (base_offset, next_offset) = (batch.base_offset(), batch.next_offset());
         let ascends = current.partition == partition && current.next_offset <= base_offset && base_offset < next_offset;
-        if !ascends || self.epochs.add(batch.leader_epoch(), base_offset).is_err() {
+        if !ascends || self.epochs.add(leader_epoch, base_offset).is_err() {
             return Err(Disorder {
-                found: (partition, base_offset, batch.leader_epoch()),
+                found: (partition, base_offset, leader_epoch),
                 behind: (current.partition, current.next_offset, self.leader_epoch),
             });
         }
-        self.leader_epoch = batch.leader_epoch();
+        self.leader_epoch = leader_epoch;
         let starts_interval = self.offsets.add(base_offset, position);
-        self.times.add(batch.max_timestamp_ms(), starts_interval);
+        self.times.add(timestamp_max, starts_interval);
         current.next_offset = next_offset;
-        current.timestamp_max = current.timestamp_max.max(batch.max_timestamp_ms());
+        current.timestamp_max = current.timestamp_max.max(timestamp_max);
         Ok(())
     }
 
@@ -94,14 +115,14 @@ impl FooterBuilder {
         Footer::parse(bytes, position).expect("a footer just built is a sound one")
     }
 
-    fn start_partition(&mut self, partition: PartitionId, batch: &Batch<'_>, position: u64) {
+    fn start_partition(&mut self, partition: PartitionId, base_offset: u64, position: u64) {
         if let Some(finished) = self.current {
             finished.encode(&mut self.directory);
         }
         self.current = Some(DirectoryEntry {
             partition,
-            base_offset: batch.base_offset(),
-            next_offset: batch.base_offset(),
+            base_offset,
+            next_offset: base_offset,
             position,
             timestamp_max: i64::MIN,
             first_interval: self.offsets.len() as u32,

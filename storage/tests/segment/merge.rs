@@ -14,11 +14,15 @@ use storage::{
         merge::{Merge, MergeError},
         strategy::{Choice, MergeInputs, pick},
     },
-    segment::{Extent, PlanLimits, SegmentError, SegmentId, SegmentMeta, file_name},
+    segment::{
+        Extent, PlanLimits, SegmentError, SegmentId, SegmentMeta, file_name,
+        format::{Identity, SectionKind, encode_footer},
+    },
 };
+use wire::record::BatchError;
 
 use crate::model::{
-    BatchSpec, DIR, Model, ModelBatch, batch_specs, batches, kept, read_all, segments, with_blocks, write,
+    BatchSpec, DIR, LOG_ID, Model, ModelBatch, batch_specs, batches, kept, read_all, segments, with_blocks, write,
 };
 
 /// Small enough that a few batches make a segment.
@@ -285,6 +289,42 @@ fn damage_in_an_input_is_not_passed_on() {
     let error = merged.unwrap().unwrap_err();
     assert!(matches!(&error, MergeError::Read { source: SegmentError::Format { .. }, .. }), "{error}");
     assert!(error.to_string().contains(&file_name(SegmentId(3))), "{error}");
+}
+
+/// Its checksums hold, so it was written like this: a later version may do that, or a bug.
+#[test]
+fn a_batch_that_makes_no_sense_is_the_fault_of_its_input() {
+    let simulation = Simulation::new(4);
+    let node = simulation.add_node();
+    let models = [one_batch(1, 0, 100), one_batch(1, 10, 100)];
+    let inputs = simulation.block_on(node, async move |rt| write_all(&rt, &models).await).unwrap();
+    let (id, footer_position) = (inputs[1].id, inputs[1].footer_position);
+    let path = format!("{DIR}/{}", file_name(id));
+    let mut blocks = simulation.disk(node).read(&path).unwrap()[..footer_position as usize].to_vec();
+    blocks[4096 + wire::record::position::MAGIC] = 9;
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let seal = crc32c::crc32c_append(crc32c::crc32c(&LOG_ID.to_le_bytes()), &id.0.to_le_bytes());
+    let checksum = [&[1][..], &0u64.to_le_bytes(), &blocks].into_iter().fold(seal, crc32c::crc32c_append);
+    let epochs = [&1u32.to_le_bytes()[..], &10u64.to_le_bytes()].concat();
+    let sections = [
+        (SectionKind::Directory as u16, true, &words(&[1, 10, 11, 4096, 1_000, 0])[..]),
+        (SectionKind::OffsetIndex as u16, true, &words(&[10, 4096])),
+        (SectionKind::TimeIndex as u16, true, &words(&[1_000])),
+        (SectionKind::EpochIndex as u16, true, &epochs),
+        (SectionKind::BlockChecksums as u16, true, &checksum.to_le_bytes()),
+    ];
+    let identity = Identity { log_id: LOG_ID, id, level: 0 };
+    let footer = encode_footer(&identity, footer_position, inputs[1].batch_bytes, &sections);
+    simulation.disk(node).damage(&path, 0, &[&blocks[..], &footer].concat());
+    let merged = simulation.block_on(node, async move |rt| {
+        merge(&rt, &MergeInputs { unsettled: inputs, between: Vec::new() }, everything).await
+    });
+    let MergeError::Read { segment, source: SegmentError::Batch { position, source, .. } } =
+        merged.unwrap().unwrap_err()
+    else {
+        panic!("another error")
+    };
+    assert_eq!((segment, position, source), (id, 4096, BatchError::Magic { found: 9 }));
 }
 
 /// Sixteen flushes of many small partitions: reads are large whatever the size of the partitions.
