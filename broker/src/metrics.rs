@@ -71,6 +71,7 @@ metrics! {
     LogMemtableBytes    Gauge   "log_memtable_bytes"          "Bytes of batches that are not yet in segments"
     LogFlushes          Counter "log_flushes"                 "Memtables written to segments"
     LogMerges           Counter "log_merges"                  "Merges of segments"
+    CompressionSaved    Counter "log_compression_saved_bytes" "Bytes that merges saved by compressing batches"
     LogSegments         Gauge   "log_segments"                "Live segments"
     SegmentsUnreadable  Gauge   "log_segments_unreadable"     "Live segments that compaction could not read and leaves as they are"
     CacheBytes          Gauge   "block_cache_bytes"           "Bytes of segments in memory for readers"

@@ -8,7 +8,7 @@
 //!
 //! **Read path.** [`Partition::read`] looks for the offset in the memtables, newest data included, and below them in the
 //! segments, through the footers that [`segment::Segments`] keeps and the blocks of the `block_cache`, which also reads
-//! ahead of who reads on. Bytes come out as they came in. [`Partition::get`] takes the same way by key (`get`).
+//! ahead of who reads on. Bytes come out as they lie. [`Partition::get`] takes the same way by key (`get`).
 //!
 //! **Beside it.** [`inspect`] reads the directory of a stopped log, whatever its state, and never writes.
 //!

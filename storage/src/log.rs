@@ -14,6 +14,7 @@ use runtime::{
     sabotage::{die_at, planted},
 };
 use rustc_hash::FxHashMap;
+use wire::record::Codec;
 
 use crate::{
     CacheStats, PartitionId, compaction,
@@ -161,6 +162,7 @@ pub(crate) struct Counters {
     pub(crate) flushed_bytes: Cell<u64>,
     pub(crate) merges: Cell<u64>,
     pub(crate) merged_bytes: Cell<u64>,
+    pub(crate) compression_saved_bytes: Cell<u64>,
     pub(crate) rounds: Cell<u64>,
 }
 
@@ -183,6 +185,8 @@ pub struct LogStats {
     pub merges: u64,
     /// Bytes of the segments merges wrote.
     pub merged_bytes: u64,
+    /// Bytes that merges saved by compressing batches.
+    pub compression_saved_bytes: u64,
     /// Merges that compacted partitions by key, among them.
     pub rounds: u64,
     /// Live segments.
@@ -236,7 +240,7 @@ impl<R: Runtime> Log<R> {
         }));
         state.configure(settings.into());
         drop(partitions);
-        if state.is_compacted() {
+        if state.is_compacted() || state.settings().compression != Codec::None {
             shared.maintained();
         }
         Partition { log: shared.clone(), state }
@@ -297,6 +301,7 @@ impl<R: Runtime> Log<R> {
             flushed_bytes: own.flushed_bytes.get(),
             merges: own.merges.get(),
             merged_bytes: own.merged_bytes.get(),
+            compression_saved_bytes: own.compression_saved_bytes.get(),
             rounds: own.rounds.get(),
             segments: manifest.segments.len() as u64,
             segments_unreadable: shared.unreadable.borrow().len() as u64,

@@ -1,6 +1,6 @@
 //! What a partition is kept by: the settings of its topic, as numbers. They may change while it is served.
 
-use wire::Durability;
+use wire::{Durability, record::Codec};
 
 /// Settings of a partition. The default keeps everything for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct PartitionSettings {
     pub compaction_lag_ms_max: Option<u64>,
     /// Compaction waits until so many thousandths of the bytes were not compacted yet.
     pub dirty_permille_min: u16,
+    /// What merges compress batches with that came uncompressed; [`Codec::None`] leaves them as they came.
+    pub compression: Codec,
 }
 
 /// How records of a partition go: by age and size, by key, or both.
@@ -46,6 +48,7 @@ impl Default for PartitionSettings {
             compaction_lag_ms_min: 0,
             compaction_lag_ms_max: None,
             dirty_permille_min: 500,
+            compression: Codec::None,
         }
     }
 }

@@ -106,6 +106,8 @@ fn a_batch_uncompressed_is_the_batch_it_was() {
         assert_eq!((uncompressed.codec(), uncompressed.verify_for_produce()), (Codec::None, Ok(())));
         assert_eq!((uncompressed.producer(), uncompressed.record_count()), (batch.producer(), 50));
         assert_eq!((uncompressed.base_timestamp_ms(), uncompressed.max_timestamp_ms()), (1_000, 1_049));
+        assert_eq!(uncompressed.compressed(codec).as_deref(), Some(&bytes[..]), "and back");
+        assert_eq!(batch.compressed(codec), None, "not twice");
     }
 }
 
@@ -117,6 +119,7 @@ fn a_batch_that_does_not_shrink_stays_uncompressed() {
         let bytes = builder.build_compressed(Producer::NONE, codec);
         let batch = Batch::parse_one(&bytes).unwrap();
         assert_eq!((batch.codec(), batch.verify_for_produce()), (Codec::None, Ok(())));
+        assert_eq!(batch.compressed(codec), None);
     }
 }
 
@@ -129,6 +132,7 @@ fn a_batch_that_shrinks_too_much_stays_uncompressed() {
         let bytes = builder.build_compressed(Producer::NONE, codec);
         let batch = Batch::parse_one(&bytes).unwrap();
         assert_eq!((batch.codec(), batch.verify_for_produce()), (expected, Ok(())));
+        assert_eq!(batch.compressed(codec), None);
         assert_eq!(batch.records_decompressed(4 * MIB, &mut Vec::new()).unwrap().filter(Result::is_ok).count(), 1);
     }
 }

@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use storage::{Cleanup, Durability, PartitionSettings};
+use wire::record::Codec;
 
 /// One setting.
 pub struct Setting {
@@ -96,6 +97,17 @@ pub const SETTINGS: &[Setting] = &[
         default: Some("durable"),
         is_alterable: false,
         help: "What an acknowledgement means: on stable storage, or in memory and on its way there.",
+    },
+    Setting {
+        name: "streambus.segment.compression",
+        kind: Kind::Word(&[
+            ("none", |settings| settings.compression = Codec::None),
+            ("lz4", |settings| settings.compression = Codec::Lz4),
+            ("zstd", |settings| settings.compression = Codec::Zstd),
+        ]),
+        default: Some("none"),
+        is_alterable: true,
+        help: "What merges of segments compress batches with that came uncompressed; what was merged before stays as it is.",
     },
 ];
 
@@ -344,6 +356,10 @@ mod tests {
             assert_eq!(read(&[("retention.bytes", value)]).unwrap().meant().retention_bytes, expected);
         }
         assert_eq!(read(&[(Durability::SETTING, "memory")]).unwrap().durability(), Durability::Memory);
+        for (value, expected) in [("none", Codec::None), ("lz4", Codec::Lz4), ("zstd", Codec::Zstd)] {
+            let settings = read(&[("streambus.segment.compression", value)]).unwrap();
+            assert_eq!(settings.meant().compression, expected);
+        }
         let compacted = read(&[
             ("cleanup.policy", "compact,delete"),
             ("delete.retention.ms", "1"),
@@ -374,7 +390,7 @@ mod tests {
             "1",
             "there is no topic setting \"x\"; there are cleanup.policy, delete.retention.ms, \
              max.compaction.lag.ms, max.message.bytes, min.cleanable.dirty.ratio, min.compaction.lag.ms, \
-             retention.bytes, retention.ms, streambus.durability",
+             retention.bytes, retention.ms, streambus.durability, streambus.segment.compression",
         );
         for value in ["", "-1", "1.5", "2147483648", "1 KiB"] {
             let expected =
@@ -401,6 +417,10 @@ mod tests {
             "fast",
             "topic setting streambus.durability: \"fast\" is not durable or memory",
         );
+        for value in ["", "gzip", "LZ4", "zstd,lz4", "3"] {
+            let expected = format!("topic setting streambus.segment.compression: {value:?} is not none or lz4 or zstd");
+            check_refused("streambus.segment.compression", value, &expected);
+        }
     }
 
     #[test]

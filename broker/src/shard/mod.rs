@@ -287,6 +287,7 @@ impl<R: Runtime> Shard<R> {
             (Metric::LogMemtableBytes, log.memtable_bytes),
             (Metric::LogFlushes, log.flushes),
             (Metric::LogMerges, log.merges),
+            (Metric::CompressionSaved, log.compression_saved_bytes),
             (Metric::LogSegments, log.segments),
             (Metric::SegmentsUnreadable, log.segments_unreadable),
             (Metric::CacheBytes, log.cache.bytes),

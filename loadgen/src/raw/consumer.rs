@@ -34,6 +34,9 @@ const FETCH_BYTES: u32 = 4 << 20;
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What the records of a batch may take that merges compressed: more than the longest batch.
+const DECOMPRESSED_BYTES_MAX: usize = 64 << 20;
+
 /// How long to leave a partition alone that gives nothing.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -78,6 +81,8 @@ struct RawConsumer<'a> {
     notes: ReadNotes,
     meter: Meter,
     last_ns: u64,
+    /// Room for the records of a compressed batch.
+    decompressed: Vec<u8>,
 }
 
 impl<'a> RawConsumer<'a> {
@@ -96,6 +101,7 @@ impl<'a> RawConsumer<'a> {
             notes: ReadNotes::new(partitions, &starts),
             meter: run.meter(),
             last_ns: run.now_ns(),
+            decompressed: Vec::new(),
         }
     }
 
@@ -209,7 +215,10 @@ impl<'a> RawConsumer<'a> {
         let Some(proof) = &self.run.proof else { return batch.record_count().into() };
         let reader = self.notes.reader(number);
         let from = reader.position();
-        let Ok(records) = batch.verify_stored().and_then(|()| batch.records()) else {
+        let decompressed = &mut self.decompressed;
+        let verified = batch.verify_stored();
+        let records = verified.and_then(|()| batch.records_decompressed(DECOMPRESSED_BYTES_MAX, decompressed));
+        let Ok(records) = records else {
             reader.corrupt(batch.base_offset().max(from));
             return 0;
         };

@@ -12,7 +12,7 @@
 
 use runtime::sabotage::planted;
 use rustc_hash::FxHashMap;
-use wire::record::{Batch, BatchError, BatchHeader, BatchRewriter, Record};
+use wire::record::{Batch, BatchError, BatchHeader, BatchRewriter, Codec, Record};
 
 use crate::{
     PartitionId,
@@ -25,7 +25,7 @@ use crate::{
 /// Memory that a key takes in [`LatestOffsets`], at the worst.
 const BYTES_PER_KEY: usize = 50;
 
-/// What a merge has to know of the partitions that are compacted by key.
+/// What a merge has to know of partitions: which are compacted by key and how, and which are to be compressed.
 pub trait Keyed {
     /// Whether the partition is compacted, so that its segments are to have key tables.
     fn is_compacted(&self, partition: PartitionId) -> bool;
@@ -36,9 +36,12 @@ pub trait Keyed {
     /// Whether its producer sent nothing later: then the batch stays though it is empty, so that whoever rebuilds the
     /// producers from the log still recognises a repeat.
     fn is_last_of_producer(&self, partition: PartitionId, header: &BatchHeader) -> bool;
+
+    /// What batches that came uncompressed are compressed with.
+    fn compression(&self, partition: PartitionId) -> Codec;
 }
 
-/// No partition is compacted.
+/// No partition is compacted, none compressed.
 pub struct Unkeyed;
 
 impl Keyed for Unkeyed {
@@ -52,6 +55,10 @@ impl Keyed for Unkeyed {
 
     fn is_last_of_producer(&self, _: PartitionId, _: &BatchHeader) -> bool {
         false
+    }
+
+    fn compression(&self, _: PartitionId) -> Codec {
+        Codec::None
     }
 }
 
@@ -189,7 +196,7 @@ fn is_tombstone(record: &Record<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use wire::record::{BatchBuilder, Codec, Producer, patch_base_offset, position};
+    use wire::record::{BatchBuilder, Producer, patch_base_offset, position};
 
     use super::*;
 

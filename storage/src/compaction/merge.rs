@@ -1,5 +1,5 @@
 //! A merge: segments in the order of their flushes become fewer, larger ones, byte for byte but for partitions that are
-//! compacted by key, which `round` is about.
+//! compacted by key, which `round` is about, and for those whose batches are to be compressed, see [`super::compress`].
 //!
 //! The one hard idea: inputs and outputs are sorted the same way, so every input is read once from front to back, in large
 //! steps, whichever partition its bytes are of. What nobody can read any more (dropped partitions, below the log start,
@@ -19,11 +19,12 @@ use std::{collections::BTreeMap, ops::Range, path::Path, rc::Rc, time::Duration}
 
 use runtime::{Frozen, Runtime};
 use thiserror::Error;
-use wire::record::BatchError;
+use wire::record::{BatchError, Codec};
 
 use super::{
     Options,
     by_key::{Keyed, Round, Unkeyed},
+    compress::Compressor,
     pace::Pace,
     strategy::{Input, MergeInputs},
 };
@@ -94,6 +95,7 @@ pub struct Merge<R: Runtime, K> {
     pub(super) keyed: Box<dyn Keyed>,
     pub(super) options: Options,
     pub(super) pace: Option<Rc<Pace<R>>>,
+    compressor: Compressor,
 }
 
 pub(super) struct OpenInput<R: Runtime> {
@@ -158,6 +160,7 @@ where
             keyed,
             options,
             pace: None,
+            compressor: Compressor::default(),
         };
         // Newest first: whether an input is needed depends on those behind it.
         for Input { meta, is_between } in inputs.iter().rev() {
@@ -190,6 +193,11 @@ where
     /// About how many bytes of batches it will write at most.
     pub fn output_bytes(&self) -> u64 {
         self.outputs.iter().map(|output| output.planned.bytes).sum()
+    }
+
+    /// Bytes that compression has saved so far.
+    pub fn saved_bytes(&self) -> u64 {
+        self.compressor.saved_bytes()
     }
 
     /// Writes the outputs into `dir`, one for each of `ids`, and returns those that hold anything. Their names are not
@@ -245,6 +253,7 @@ where
         let mut cursors = self.cursors(last);
         for &partition in &output.partitions {
             let mut is_indexed = !self.keyed.is_compacted(partition);
+            let codec = self.keyed.compression(partition);
             for (input, cursor) in self.inputs.iter().zip(&mut cursors) {
                 let Some(offsets) = (self.keep)(input.id, partition) else { continue };
                 cursor.start(partition, offsets);
@@ -257,7 +266,8 @@ where
                         writer.index_keys(partition).await;
                         is_indexed = true;
                     }
-                    writer.push(partition, &piece.bytes).await.map_err(|error| refused(input, &piece, error))?;
+                    let pushed = self.push(writer, partition, codec, &piece.bytes).await;
+                    pushed.map_err(|error| refused(input, &piece, error))?;
                 }
             }
         }
@@ -274,6 +284,20 @@ where
 
     pub(super) async fn create(&self, dir: &Path, id: SegmentId, level: u8) -> Result<SegmentWriter<R>, MergeError> {
         Ok(SegmentWriter::create(&self.rt, dir, id, self.log_id, level).await?)
+    }
+
+    /// Adds whole batches of a partition to a segment, compressed where its topic asks for it.
+    pub(super) async fn push(
+        &self,
+        writer: &mut SegmentWriter<R>,
+        partition: PartitionId,
+        codec: Codec,
+        batches: &[u8],
+    ) -> Result<(), WriteError> {
+        match codec {
+            Codec::None => writer.push(partition, batches).await,
+            codec => self.compressor.push(&self.rt, writer, partition, codec, batches).await,
+        }
     }
 
     pub(super) fn log_id(&self) -> u128 {

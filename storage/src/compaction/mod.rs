@@ -4,10 +4,13 @@
 //! it costs is known beforehand: a byte that was flushed into a shared segment is rewritten once, one that was flushed into a
 //! large segment of its own is not.
 //!
+//! Where a topic asks for it, what a merge writes is compressed on the way ([`compress`]).
+//!
 //! Partitions with `cleanup.policy=compact` have rounds on top of that: [`dirt`] decides when, [`by_key`] what becomes of a
 //! batch, `round` carries it out.
 
 pub mod by_key;
+pub mod compress;
 pub(crate) mod dead;
 pub mod dirt;
 mod keyed_segments;

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use runtime::Runtime;
+use wire::record::Codec;
 
 use super::{by_key::Round, dirt::Candidate};
 use crate::{
@@ -66,6 +67,19 @@ impl<R: Runtime> Shared<R> {
             now_ms,
             delete_retention_ms: i64::try_from(settings.delete_retention_ms).unwrap_or(i64::MAX),
         })
+    }
+
+    /// What merges compress the partition's batches with.
+    pub(super) fn compression(&self, id: PartitionId) -> Codec {
+        let partitions = self.partitions.borrow();
+        let state = partitions.get(&id).filter(|state| state.status.get() == Status::Serving);
+        state.map_or(Codec::None, |state| state.settings().compression)
+    }
+
+    /// Whether segments of the partition are rewritten for no more than to compress them. Rounds rewrite those of compacted
+    /// partitions anyway.
+    pub(super) fn is_compressed(&self, id: PartitionId) -> bool {
+        self.compression(id) != Codec::None && !self.is_compacted(id)
     }
 
     /// A partition that is served.

@@ -199,7 +199,7 @@ impl<'a, R: Runtime> Series<'a, R> {
             writer.index_keys(partition).await;
             self.indexed = Some(partition);
         }
-        Ok(writer.push(partition, batches).await?)
+        Ok(merge.push(writer, partition, merge.keyed.compression(partition), batches).await?)
     }
 
     async fn finish(mut self) -> Result<Vec<SegmentMeta>, MergeError> {

@@ -2,7 +2,8 @@
 //!
 //! The one hard idea: a segment is *settled* when rewriting it would gain nothing, which is when one partition has it to
 //! itself and it is as large as a merge would make it. Settled segments stay as the flush wrote them, so a partition with
-//! much traffic is written twice (WAL, flush) and not three times.
+//! much traffic is written twice (WAL, flush) and not three times. If its batches are to be compressed it is three times, the
+//! last time in fewer bytes: each of its settled segments is rewritten by itself, when there is nothing else to merge.
 //!
 //! A shared segment half of which is dead (dropped partitions, moved log starts) is rewritten: alone if a merge wrote it, else
 //! together with the flush outputs before it, so that the order of offsets holds. Retention frees settled segments whole
@@ -12,14 +13,17 @@
 use std::collections::BTreeMap;
 
 use super::{Options, merge::LEVEL};
-use crate::segment::{Extent, Location, SegmentId, SegmentMeta};
+use crate::{
+    PartitionId,
+    segment::{Extent, Location, SegmentId, SegmentMeta},
+};
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// There is nothing to gain.
     Nothing,
-    /// Merge into segments of level 1: flush outputs, or one that is half dead.
+    /// Merge into segments of level 1: flush outputs, or one that is half dead or to be compressed.
     Merge(MergeInputs),
 }
 
@@ -53,15 +57,21 @@ impl MergeInputs {
     }
 }
 
-/// Chooses among the live segments of a log, in any order, of which so many bytes are dead.
-pub fn pick(segments: &[SegmentMeta], dead_bytes: &BTreeMap<SegmentId, u64>, options: &Options) -> Choice {
+/// Chooses among the live segments of a log, in any order, of which so many bytes are dead. `is_compressed` says whose
+/// batches are to be compressed.
+pub fn pick(
+    segments: &[SegmentMeta],
+    dead_bytes: &BTreeMap<SegmentId, u64>,
+    is_compressed: impl Fn(PartitionId) -> bool,
+    options: &Options,
+) -> Choice {
     let is_half_dead = |segment: &SegmentMeta| {
         dead_bytes.get(&segment.id).is_some_and(|&dead| dead > 0 && dead >= segment.batch_bytes / 2)
     };
     // A clean one, rewritten, would be dirty: that is for a round to do.
     let mut merged = segments.iter().filter(|segment| segment.level == LEVEL && segment.location != Location::Remote);
     if let Some(segment) = merged.find(|segment| is_half_dead(segment)) {
-        return Choice::Merge(MergeInputs { unsettled: vec![segment.clone()], between: Vec::new() });
+        return alone(segment);
     }
     // Flushes take their numbers one after the other, so the order of the numbers is the order of the flushes.
     let mut flushed: Vec<&SegmentMeta> = segments.iter().filter(|segment| is_mergeable(segment)).collect();
@@ -70,7 +80,11 @@ pub fn pick(segments: &[SegmentMeta], dead_bytes: &BTreeMap<SegmentId, u64>, opt
         flushed.into_iter().partition(|segment| is_settled(segment, options));
     unsettled.truncate(options.merge_inputs);
     if unsettled.len() < options.merge_inputs {
-        let Some(last) = unsettled.iter().rposition(|segment| is_half_dead(segment)) else { return Choice::Nothing };
+        let Some(last) = unsettled.iter().rposition(|segment| is_half_dead(segment)) else {
+            // A merge wrote none of these, so none was compressed before.
+            let mut settled = settled.into_iter();
+            return settled.find(|segment| is_own(segment, &is_compressed)).map_or(Choice::Nothing, alone);
+        };
         unsettled.truncate(last + 1);
     }
     let ids = unsettled[0].id..=unsettled[unsettled.len() - 1].id;
@@ -79,6 +93,14 @@ pub fn pick(segments: &[SegmentMeta], dead_bytes: &BTreeMap<SegmentId, u64>, opt
         between: between.cloned().collect(),
         unsettled: unsettled.into_iter().cloned().collect(),
     })
+}
+
+fn alone(segment: &SegmentMeta) -> Choice {
+    Choice::Merge(MergeInputs { unsettled: vec![segment.clone()], between: Vec::new() })
+}
+
+fn is_own(segment: &SegmentMeta, of: impl Fn(PartitionId) -> bool) -> bool {
+    matches!(segment.extent, Extent::Own { partition, .. } if of(partition))
 }
 
 /// How many merges of flush outputs wait behind the next one.
@@ -92,13 +114,12 @@ fn is_mergeable(segment: &SegmentMeta) -> bool {
 }
 
 fn is_settled(segment: &SegmentMeta, options: &Options) -> bool {
-    matches!(segment.extent, Extent::Own { .. }) && segment.batch_bytes >= options.limits.own_bytes_min
+    is_own(segment, |_| true) && segment.batch_bytes >= options.limits.own_bytes_min
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{PartitionId, segment::SegmentId};
 
     const MIB: u64 = 1 << 20;
 
@@ -131,10 +152,31 @@ mod tests {
     fn picked_with(segments: &[SegmentMeta], dead: &[(u64, u64)]) -> Option<(Vec<u64>, Vec<u64>)> {
         let ids = |segments: Vec<SegmentMeta>| segments.into_iter().map(|segment| segment.id.0).collect();
         let dead = dead.iter().map(|&(id, bytes)| (SegmentId(id), bytes)).collect();
-        match pick(segments, &dead, &Options::default()) {
+        match pick(segments, &dead, |_| false, &Options::default()) {
             Choice::Nothing => None,
             Choice::Merge(inputs) => Some((ids(inputs.unsettled), ids(inputs.between))),
         }
+    }
+
+    #[test]
+    fn a_large_partitions_segments_are_rewritten_one_by_one_to_be_compressed() {
+        let pick = |segments: &[SegmentMeta], partition| {
+            pick(segments, &BTreeMap::new(), |found| found == PartitionId(partition), &Options::default())
+        };
+        let alone = |segment: &SegmentMeta| {
+            Choice::Merge(MergeInputs { unsettled: vec![segment.clone()], between: Vec::new() })
+        };
+        let mut segments: Vec<_> = (1..=3).rev().map(|id| own(id, 8 * MIB)).collect();
+        assert_eq!(pick(&segments, 2), Choice::Nothing, "another partition's");
+        assert_eq!(pick(&segments, 1), alone(&own(1, 8 * MIB)), "the oldest first");
+        segments[2].level = 1;
+        assert_eq!(pick(&segments, 1), alone(&own(2, 8 * MIB)), "one that was merged before stays");
+        segments.push(own(4, 8 * MIB - 1));
+        segments.extend((5..=19).map(shared));
+        let Choice::Merge(inputs) = pick(&segments, 1) else { panic!("sixteen flushes are one merge") };
+        assert_eq!(inputs.unsettled.len(), 16, "flushes come first");
+        let settled = [own(20, 8 * MIB)].map(|segment| SegmentMeta { location: Location::Remote, ..segment });
+        assert_eq!(pick(&settled, 1), Choice::Nothing);
     }
 
     #[test]

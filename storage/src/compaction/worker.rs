@@ -10,7 +10,7 @@ use runtime::{
     Runtime,
     sabotage::{die_at, planted},
 };
-use wire::record::BatchHeader;
+use wire::record::{BatchHeader, Codec};
 
 use super::{
     by_key::{Keyed, Round},
@@ -116,7 +116,9 @@ fn merge_among<R: Runtime>(
     let others: Vec<_> = segments.iter().filter(|segment| !is_keyed(segment)).cloned().collect();
     let keyed: Vec<_> = segments[clean..].iter().filter(is_keyed).cloned().collect();
     for segments_alike in [others, keyed] {
-        let choice = strategy::pick(&segments_alike, shared.dead.borrow().bytes(), &shared.options.compaction);
+        let is_compressed = |partition| shared.is_compressed(partition);
+        let dead = shared.dead.borrow();
+        let choice = strategy::pick(&segments_alike, dead.bytes(), is_compressed, &shared.options.compaction);
         if let Choice::Merge(inputs) = choice {
             return Some(Work { inputs: in_place(segments, &inputs), rounds: BTreeSet::new() });
         }
@@ -200,6 +202,10 @@ impl Work {
         shared.delete_obsolete().await?;
         shared.counters.merges.set(shared.counters.merges.get() + 1);
         shared.counters.merged_bytes.set(shared.counters.merged_bytes.get() + bytes);
+        shared
+            .counters
+            .compression_saved_bytes
+            .set(shared.counters.compression_saved_bytes.get() + merge.saved_bytes());
         if !self.rounds.is_empty() {
             shared.counters.rounds.set(shared.counters.rounds.get() + 1);
         }
@@ -262,6 +268,10 @@ impl<R: Runtime> Keyed for Partitions<R> {
             && state.is_some_and(|state| {
                 state.producers.borrow().last_offset(header.producer.id) == Some(header.base_offset)
             })
+    }
+
+    fn compression(&self, partition: PartitionId) -> Codec {
+        self.shared.upgrade().map_or(Codec::None, |shared| shared.compression(partition))
     }
 }
 

@@ -109,4 +109,12 @@ impl WriteError {
     pub(super) fn io(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, file: file.display().to_string(), source }
     }
+
+    /// The same of someone who was given `passed` bytes more, in front.
+    pub(crate) fn behind(self, passed: usize) -> Self {
+        match self {
+            Self::Batch { file, at, source } => Self::Batch { file, at: at + passed, source },
+            error => error,
+        }
+    }
 }

@@ -135,7 +135,8 @@ impl Model {
 }
 
 const KEYS: u8 = 30;
-/// Partitions 1 and 2 share segments with each other, 3 is large enough for its own, and 4 is not compacted.
+/// Partitions 1 and 2 share segments with each other, 3 is large enough for its own, and 4 is not compacted. Of 2 the
+/// producer compresses, of 3 and 4 merges do.
 const PARTITIONS: u64 = 4;
 
 #[derive(Default)]
@@ -144,6 +145,7 @@ struct Story {
     next_value: RefCell<u64>,
     rounds: RefCell<u64>,
     dropped: RefCell<u64>,
+    saved_bytes: RefCell<u64>,
     duplicates: RefCell<u64>,
 }
 
@@ -159,7 +161,8 @@ impl Story {
     fn adopt(log: &Log<SimRuntime>, number: usize) -> Partition<SimRuntime> {
         let id = PartitionId(1 + number as u64);
         match id.0 {
-            PARTITIONS => log.adopt(id, Durability::Durable),
+            PARTITIONS => log.adopt(id, PartitionSettings { compression: Codec::Lz4, ..PartitionSettings::default() }),
+            3 => log.adopt(id, PartitionSettings { compression: Codec::Zstd, ..compacted() }),
             _ => log.adopt(id, compacted()),
         }
     }
@@ -179,9 +182,10 @@ impl Story {
                 1 => drop(self.model(number).check(&partitions[number], "on the way").await),
                 2 if number < 3 => {
                     // In the middle of a round, perhaps.
-                    let plain = PartitionSettings { cleanup: PartitionSettings::default().cleanup, ..compacted() };
-                    let settings = if rt.random_u64().is_multiple_of(4) { plain } else { compacted() };
-                    partitions[number].configure(settings);
+                    let settings = partitions[number].settings();
+                    let is_plain = rt.random_u64().is_multiple_of(4);
+                    let cleanup = if is_plain { PartitionSettings::default().cleanup } else { compacted().cleanup };
+                    partitions[number].configure(PartitionSettings { cleanup, ..settings });
                 }
                 2..5 => {
                     let key = (rt.random_u64() % u64::from(KEYS)) as u8;
@@ -189,9 +193,9 @@ impl Story {
                 }
                 _ => self.append(rt, &log, number, &partitions[number]).await,
             }
-            let rounds = log.stats().rounds;
-            let mut most = self.rounds.borrow_mut();
-            *most = rounds.max(*most);
+            let stats = log.stats();
+            let (mut rounds, mut saved_bytes) = (self.rounds.borrow_mut(), self.saved_bytes.borrow_mut());
+            (*rounds, *saved_bytes) = (stats.rounds.max(*rounds), stats.compression_saved_bytes.max(*saved_bytes));
         }
         if steps < u64::MAX {
             rt.sleep(Duration::from_secs(5)).await;
@@ -236,7 +240,7 @@ impl Story {
 
 #[test]
 fn stories_with_crashes_end_well() {
-    let (mut rounds, mut dropped, mut duplicates) = (0, 0, 0);
+    let (mut rounds, mut dropped, mut duplicates, mut saved_bytes) = (0, 0, 0, 0);
     for seed in seeds(25) {
         let simulation = simulation(seed);
         let node = simulation.add_node();
@@ -254,10 +258,11 @@ fn stories_with_crashes_end_well() {
         rounds += *story.rounds.borrow();
         dropped += *story.dropped.borrow();
         duplicates += *story.duplicates.borrow();
+        saved_bytes += *story.saved_bytes.borrow();
     }
-    println!("{rounds} rounds, {dropped} records dropped, {duplicates} repeats recognised");
+    println!("{rounds} rounds, {dropped} records dropped, {duplicates} repeats recognised, {saved_bytes} bytes saved");
     if std::env::var("STREAMBUS_SEED").is_err() {
-        assert!(rounds > 10 && dropped > 100 && duplicates > 0);
+        assert!(rounds > 10 && dropped > 100 && duplicates > 0 && saved_bytes > 1_000);
     }
 }
 

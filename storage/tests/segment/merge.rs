@@ -135,7 +135,7 @@ proptest! {
         with_blocks(block_bytes, async move |rt| {
             let flushed = flush(&rt, &placed(&flushes)).await;
             let metas: Vec<_> = flushed.iter().map(|(meta, _)| meta.clone()).collect();
-            let Choice::Merge(inputs) = pick(&metas, &BTreeMap::new(), &OPTIONS) else { return };
+            let Choice::Merge(inputs) = pick(&metas, &BTreeMap::new(), |_| false, &OPTIONS) else { return };
             let keep = move |_: SegmentId, partition: PartitionId| {
                 let log_start = log_starts.get(&partition).copied().unwrap_or(0);
                 (!dropped.contains(&partition)).then_some(log_start..u64::MAX)
@@ -218,7 +218,8 @@ fn everything(_: SegmentId, _: PartitionId) -> Option<Range<u64>> {
 fn a_settled_segment_is_merged_along_only_if_its_partition_goes_on_behind_it() {
     let merged = |models: Vec<Model>| {
         with_blocks(16384, async move |rt| {
-            let Choice::Merge(inputs) = pick(&write_all(&rt, &models).await, &BTreeMap::new(), &OPTIONS) else {
+            let Choice::Merge(inputs) = pick(&write_all(&rt, &models).await, &BTreeMap::new(), |_| false, &OPTIONS)
+            else {
                 panic!("too few inputs")
             };
             assert_eq!(inputs.between.len(), 1);

@@ -241,6 +241,23 @@ impl<'a> Batch<'a> {
         Ok(bytes)
     }
 
+    /// The same batch, its records compressed as they lie, with length and CRC to match. `None` if it is compressed already;
+    /// if that does not make it smaller; or if it makes it so much smaller that
+    /// [`decompress`](super::compression::decompress) would refuse it. Whoever gives it away in the place of this one
+    /// verifies the CRC of this one before.
+    ///
+    /// # Panics
+    /// When the crate was built without the codec.
+    pub fn compressed(&self, codec: Codec) -> Option<Vec<u8>> {
+        if self.codec() != Codec::None {
+            return None;
+        }
+        let mut bytes = compression::compress_records(codec, self.record_bytes())?;
+        let attributes = self.header.attributes.with_codec(codec);
+        finish(&mut bytes, BatchHeader { attributes, ..self.header });
+        Some(bytes)
+    }
+
     fn decompress_into(&self, bytes_max: usize, out: &mut Vec<u8>) -> Result<(), BatchError> {
         compression::decompress(self.codec(), self.record_bytes(), bytes_max, out)
             .map_err(|source| BatchError::Decompress { source })

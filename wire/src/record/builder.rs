@@ -7,10 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
 use super::batch_header::{Attributes, BatchHeader, Codec, HEADER_BYTES, NO_LEADER_EPOCH, Producer, finish};
-use super::{
-    compression::{bytes_max_by_ratio, compress},
-    record::Header,
-};
+use super::{compression::compress_records, record::Header};
 use crate::varint;
 
 /// Why a record was not added.
@@ -122,13 +119,9 @@ impl BatchBuilder {
     /// # Panics
     /// When no record was appended, or the crate was built without the codec.
     pub fn build_compressed(&mut self, producer: Producer, codec: Codec) -> Bytes {
-        let mut compressed = vec![0; HEADER_BYTES];
-        let records = &self.buffer[HEADER_BYTES..];
-        compress(codec, records, &mut compressed);
-        let compressed_bytes = compressed.len() - HEADER_BYTES;
-        if compressed_bytes >= records.len() || records.len() > bytes_max_by_ratio(compressed_bytes) {
+        let Some(mut compressed) = compress_records(codec, &self.buffer[HEADER_BYTES..]) else {
             return self.build(producer);
-        }
+        };
         let header = self.end(producer);
         finish(&mut compressed, BatchHeader { attributes: header.attributes.with_codec(codec), ..header });
         self.buffer.clear();

@@ -11,7 +11,7 @@ use bytes::BufMut;
 
 use super::{
     batch_header::{BatchHeader, Codec, HEADER_BYTES, finish},
-    compression::{bytes_max_by_ratio, compress},
+    compression::compress_records,
     record::Record,
 };
 use crate::varint;
@@ -71,7 +71,7 @@ impl BatchRewriter {
     pub fn finish(self) -> Vec<u8> {
         let attributes = self.header.attributes.with_delete_horizon(self.delete_horizon_ms.is_some());
         let (attributes, mut bytes) = match attributes.codec() {
-            Some(codec) if codec != Codec::None => match compressed(codec, &self.bytes[HEADER_BYTES..]) {
+            Some(codec) if codec != Codec::None => match compress_records(codec, &self.bytes[HEADER_BYTES..]) {
                 Some(bytes) => (attributes, bytes),
                 None => (attributes.with_codec(Codec::None), self.bytes),
             },
@@ -89,14 +89,6 @@ impl BatchRewriter {
         );
         bytes
     }
-}
-
-/// Room for a header, and the records compressed: if that helps, and whoever reads them would not take them for a bomb.
-fn compressed(codec: Codec, records: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; HEADER_BYTES];
-    compress(codec, records, &mut bytes);
-    let compressed_bytes = bytes.len() - HEADER_BYTES;
-    (compressed_bytes < records.len() && records.len() <= bytes_max_by_ratio(compressed_bytes)).then_some(bytes)
 }
 
 fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {

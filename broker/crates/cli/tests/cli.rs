@@ -5,6 +5,7 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader},
+    path::Path,
     time::Instant,
 };
 
@@ -213,6 +214,49 @@ fn what_is_too_old_goes() {
     assert_eq!(described()["settings"]["retention.ms"], "1");
     assert_eq!(broker.ok(&["consume", "orders"], ""), "");
     assert_eq!(broker.ok(&["consume", "kept"], ""), lines(0..10));
+}
+
+#[test]
+fn what_lies_in_segments_is_compressed_and_comes_out_as_it_went_in() {
+    const SETTING: &str = "streambus.segment.compression";
+    // Enough for a segment of its own, in one file of the log.
+    let memory = ["--memory", "128MiB"];
+    let line = |number: u32| format!("{number} {}\n", "the same words again and again ".repeat(32));
+    let dir = scratch();
+    let broker = Served::start_with(dir.path(), &memory);
+    let zstd = format!("{SETTING}=zstd");
+    broker.ok(&["topic", "create", "logs", "--set", &zstd], "");
+    let refused = ["topic", "alter", "logs", "--set", "streambus.segment.compression=brotli"];
+    broker.fails(&refused, 2, &[SETTING, "brotli", "none or lz4 or zstd"]);
+    let described = || json_lines(&broker.ok(&["topic", "describe", "logs", "-o", "json"], "")).remove(0);
+    assert_eq!(described()["settings"][SETTING], "zstd");
+    assert!(broker.ok(&["topic", "describe", "logs"], "").contains(&zstd));
+    let all: String = (0..12_000).map(line).collect();
+    broker.ok(&["produce", "logs"], &all);
+    assert_eq!(broker.end(Signal::TERM), Some(0), "a clean stop, which flushes everything");
+
+    let broker = Served::start_with(dir.path(), &memory);
+    let deadline = Instant::now() + PATIENCE;
+    while segment_bytes(dir.path()) > all.len() as u64 / 8 {
+        assert!(Instant::now() < deadline, "{} bytes of segments", segment_bytes(dir.path()));
+    }
+    assert_eq!(broker.ok(&["consume", "logs"], ""), all);
+    assert_eq!(broker.ok(&["consume", "logs", "-o", "11999"], ""), line(11_999));
+    assert_eq!(broker.end(Signal::TERM), Some(0));
+    let verified = run(&["log", "verify", dir.path().to_str().unwrap()], "");
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+}
+
+/// What the segments of all logs take.
+fn segment_bytes(dir: &Path) -> u64 {
+    // One that is being deleted may be gone by now.
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let bytes = entries.filter_map(|entry| {
+        let (path, metadata) = (entry.path(), entry.metadata().ok()?);
+        let is_segment = path.extension().is_some_and(|extension| extension == "seg");
+        Some(if metadata.is_dir() { segment_bytes(&path) } else { u64::from(is_segment) * metadata.len() })
+    });
+    bytes.sum()
 }
 
 #[test]

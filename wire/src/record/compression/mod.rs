@@ -107,8 +107,17 @@ pub fn compress(codec: Codec, bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// Room for a batch's header, and its records compressed behind it: if that makes them smaller, and whoever reads them would
+/// not take them for a bomb.
+pub(super) fn compress_records(codec: Codec, records: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; super::HEADER_BYTES];
+    compress(codec, records, &mut bytes);
+    let compressed_bytes = bytes.len() - super::HEADER_BYTES;
+    (compressed_bytes < records.len() && records.len() <= bytes_max_by_ratio(compressed_bytes)).then_some(bytes)
+}
+
 /// Bytes that may come out of so many.
-pub(super) fn bytes_max_by_ratio(compressed_bytes: usize) -> usize {
+fn bytes_max_by_ratio(compressed_bytes: usize) -> usize {
     compressed_bytes.saturating_mul(RATIO_MAX).clamp(RATIO_EXEMPT_BYTES, BYTES_MAX)
 }
 

@@ -4,7 +4,7 @@
 pub(crate) mod load;
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -37,14 +37,32 @@ pub(crate) fn run(args: &[&str], input: &str) -> Output {
 
 pub(crate) fn finish(mut child: Child) -> Output {
     let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().unwrap().is_none() {
+    // Read while it runs: who waits for its output to be taken does not end.
+    let (stdout, stderr) = (drained(child.stdout.take()), drained(child.stderr.take()));
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Some(status);
+        }
         if Instant::now() > deadline {
             child.kill().unwrap();
-            panic!("not done after {PATIENCE:?}: {:?}", child.wait_with_output().unwrap());
+            child.wait().unwrap();
+            break None;
         }
         thread::sleep(Duration::from_millis(5));
+    };
+    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    match status {
+        Some(status) => Output { status, stdout, stderr },
+        None => panic!("not done after {PATIENCE:?}: {}", String::from_utf8_lossy(&stderr)),
     }
-    child.wait_with_output().unwrap()
+}
+
+fn drained(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.map(|mut pipe| pipe.read_to_end(&mut bytes).unwrap());
+        bytes
+    })
 }
 
 /// A directory of its own below the target directory.
@@ -75,7 +93,10 @@ impl Served {
 
     /// Starts one that listens here, and waits until it serves.
     pub(crate) fn start_at(dir: &Path, listen: &str, flags: &[&str]) -> Self {
-        let fixed = [&serve(dir, listen)[..], &["--admin-listen", "127.0.0.1:0", "-o", "json"], flags].concat();
+        let serve = serve(dir, listen);
+        // Its memory stands last, and may be given only once.
+        let serve = if flags.contains(&"--memory") { &serve[..serve.len() - 2] } else { &serve[..] };
+        let fixed = [serve, &["--admin-listen", "127.0.0.1:0", "-o", "json"], flags].concat();
         let mut child = streambus(&fixed).stderr(Stdio::inherit()).spawn().expect("the binary was built");
         let (sender, ready) = mpsc::channel();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
