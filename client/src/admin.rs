@@ -7,13 +7,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::Arc,
+    time::Duration,
 };
 
 use wire::{
     Durability, ErrorCode, PartitionId, TopicId,
     api::{
-        Setting, delete_records, health, list_offsets, loss_accept, stats, topic_alter, topic_create, topic_delete,
-        topic_describe, topic_list,
+        Setting, delete_records, health, hold, list_offsets, loss_accept, stats, topic_alter, topic_create,
+        topic_delete, topic_describe, topic_list,
     },
 };
 
@@ -43,6 +44,16 @@ pub struct NewTopic {
 pub struct TopicChange {
     set: BTreeMap<String, String>,
     unset: BTreeSet<String>,
+}
+
+/// A log whose segments are held, see [`Admin::hold_segments`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeldLog {
+    /// Its id.
+    pub id: u128,
+    /// The last sync group that is in segments; 0 without a flush.
+    pub flushed: u64,
 }
 
 /// A topic in one line.
@@ -247,6 +258,23 @@ impl Admin {
             Ok((lost_end > 0).then_some(lost_from..lost_end))
         });
         accepted.await
+    }
+
+    /// Flushes all that was acknowledged, if `flush`, and has the broker delete no segment for so long, a minute at most: its
+    /// data directory can be copied meanwhile. Returns how far each log is flushed, by shard.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `StorageFull` when the disk has no room for segments; when no broker answers within the request
+    /// timeout.
+    pub async fn hold_segments(&self, hold_for: Duration, flush: bool) -> Result<Vec<HeldLog>, Error> {
+        let hold_ms = u32::try_from(hold_for.as_millis()).unwrap_or(u32::MAX);
+        let request = hold::Request { hold_ms, flush };
+        // Held twice it is held as long as the longer of the two.
+        let held = self.client.ask("hold segments", Repeat::Harmless, &request, |response| {
+            let response: hold::Response<'_> = response.message()?;
+            Ok(response.logs.iter().map(|log| HeldLog { id: log.log_id, flushed: log.flushed_lsn }).collect())
+        });
+        held.await
     }
 
     /// Every topic, by name.

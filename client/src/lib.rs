@@ -65,8 +65,8 @@ mod retry;
 mod routes;
 
 pub use admin::{
-    Admin, Health, NewTopic, OffsetAt, PartitionDescription, ShardHealth, State, TopicChange, TopicDescription,
-    TopicSummary,
+    Admin, Health, HeldLog, NewTopic, OffsetAt, PartitionDescription, ShardHealth, State, TopicChange,
+    TopicDescription, TopicSummary,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{Consumer, ConsumerBuilder, Gaps, OutOfRange, Progress, Record, RecordBatch, SeekTo};

@@ -23,7 +23,7 @@ use runtime::{Notify, Runtime};
 use crate::log::{LogOptions, Shared};
 
 /// How often a log at work, or one that waits for space, looks how much is free.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Blocks that the journals of a log may need: the rest of a file, and the next one beside it.
 const JOURNAL_BLOCKS: u64 = 8;
 
@@ -207,7 +207,7 @@ pub(crate) async fn watch<R: Runtime>(shared: Rc<Shared<R>>) {
 }
 
 /// Waits for whichever of the two comes first.
-async fn first(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+pub(crate) async fn first(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
     let mut one = pin!(one);
     let mut other = pin!(other);
     poll_fn(|context| match one.as_mut().poll(context) {

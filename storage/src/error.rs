@@ -263,6 +263,31 @@ pub enum AcceptError {
     Failed(#[from] LogFailed),
 }
 
+/// Why what was acknowledged was not flushed. It is in the WAL all the same.
+#[derive(Debug, Error)]
+pub enum FlushError {
+    /// The disk has no room for the segments.
+    #[error("the disk is full: {free_bytes} bytes are free, {wanted_bytes} are needed; free some space")]
+    DiskFull {
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// Bytes that have to be.
+        wanted_bytes: u64,
+    },
+    /// The log is closing, and flushes by itself.
+    #[error("the log is closing")]
+    Closing,
+    /// The log failed.
+    #[error(transparent)]
+    Failed(#[from] LogFailed),
+}
+
+impl From<crate::disk_space::Lacking> for FlushError {
+    fn from(lacking: crate::disk_space::Lacking) -> Self {
+        Self::DiskFull { free_bytes: lacking.free_bytes, wanted_bytes: lacking.wanted_bytes }
+    }
+}
+
 impl From<crate::disk_space::Lacking> for AcceptError {
     fn from(lacking: crate::disk_space::Lacking) -> Self {
         Self::DiskFull { free_bytes: lacking.free_bytes, wanted_bytes: lacking.wanted_bytes }

@@ -13,11 +13,12 @@ use runtime::{
 use crate::{
     PartitionId,
     disk_space::{self, Lacking, Purpose},
-    error::LogFailed,
+    error::{FlushError, LogFailed},
     log::Shared,
     manifest::{Edit, Flush, Flushed, FlushedPartition, Intent},
     memtable::{Memtable, Slot},
     segment::{self, Planned, SegmentId, SegmentMeta, SegmentWriter, WriteError},
+    synced::Lsn,
 };
 
 /// How often the clock looks at the age of the oldest sealed memtable, and at whether the log is quiet.
@@ -88,6 +89,31 @@ pub(crate) async fn flush_recovered<R: Runtime>(shared: &Rc<Shared<R>>) -> Resul
         }
     }
     Ok(Ok(()))
+}
+
+/// Flushes everything up to group `lsn`, beside the writer; answers the last group that is flushed.
+pub(crate) async fn flush_through<R: Runtime>(shared: &Rc<Shared<R>>, lsn: Lsn) -> Result<Lsn, FlushError> {
+    let wal = &shared.wal;
+    wal.synced(lsn).await?;
+    if wal.is_closing() {
+        return Err(FlushError::Closing);
+    }
+    if shared.flushed_lsn.get() < lsn && !wal.memtables.borrow().sealed_hold(lsn) && !planted("leave the last memtable")
+    {
+        wal.seal();
+    }
+    while shared.flushed_lsn.get() < lsn && !planted("leave the last memtable") {
+        let is_flushed = || shared.flushed_lsn.get() >= lsn;
+        let goes_on =
+            || wal.is_closing() || wal.failure().is_some() || is_flushed() || wal.oldest_sealed_at().is_some();
+        wal.flushable.until(|| goes_on().then_some(())).await;
+        shared.check_failure()?;
+        if wal.is_closing() {
+            return Err(FlushError::Closing);
+        }
+        flush_oldest(shared).await??;
+    }
+    Ok(shared.flushed_lsn.get())
 }
 
 /// Flushes everything there is; the writer has ended.
@@ -164,6 +190,8 @@ async fn flush_oldest<R: Runtime>(shared: &Rc<Shared<R>>) -> Result<Result<(), L
     shared.counters.flushes.set(shared.counters.flushes.get() + 1);
     shared.counters.flushed_bytes.set(shared.counters.flushed_bytes.get() + bytes);
     shared.wal.room.wake();
+    // Somebody may wait for this one.
+    shared.wal.flushable.wake();
     shared.maintained();
     Ok(Ok(()))
 }

@@ -10,13 +10,15 @@
 //! segments, through the footers that [`segment::Segments`] keeps and the blocks of the `block_cache`, which also reads
 //! ahead of who reads on. Bytes come out as they lie. [`Partition::get`] takes the same way by key (`get`).
 //!
-//! **Beside it.** [`inspect`] reads the directory of a stopped log, whatever its state, and never writes.
+//! **Beside it.** [`inspect`] reads the directory of a stopped log, whatever its state, and never writes; [`backup`] copies
+//! a log, also while it is at work.
 //!
 //! **Start.** `recovery` reads the manifest and, unless the last stop was clean, the WAL (`wal/replay`).
 //!
 //! `FORMAT.md` specifies every byte on disk.
 #![forbid(unsafe_code)]
 
+pub mod backup;
 mod block_cache;
 pub mod codec;
 pub mod compaction;
@@ -26,6 +28,7 @@ mod flush;
 mod found;
 mod get;
 pub mod group;
+mod hold;
 pub mod index;
 pub mod inspect;
 pub mod journal;
@@ -45,7 +48,7 @@ mod synced;
 mod wal;
 
 pub use block_cache::CacheStats;
-pub use error::{AcceptError, AppendError, LogFailed, OpenError, ReadError, TrimError, TruncateError};
+pub use error::{AcceptError, AppendError, FlushError, LogFailed, OpenError, ReadError, TrimError, TruncateError};
 pub use found::{Found, Last};
 pub use log::{Log, LogOptions, LogStats};
 pub use offset::Offsets;

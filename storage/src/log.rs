@@ -20,8 +20,9 @@ use crate::{
     CacheStats, PartitionId, compaction,
     compaction::dead::Dead,
     disk_space::{DiskSpace, Purpose},
-    error::{LogFailed, OpenError, Reason},
+    error::{FlushError, LogFailed, OpenError, Reason},
     group::{Builder, Entry, EntryKind},
+    hold::Hold,
     journal::WriteError,
     manifest::{Edit, Intent, Manifest, State as ManifestState, Unwritten},
     partition::{Partition, State},
@@ -146,6 +147,8 @@ pub(crate) struct Shared<R: Runtime> {
     /// Segments that compaction could not read: left as they are until the next start.
     pub(crate) unreadable: RefCell<BTreeSet<SegmentId>>,
     pub(crate) space: Rc<DiskSpace>,
+    /// Deletions put off.
+    pub(crate) hold: Hold,
     pub(crate) flushed_lsn: Cell<Lsn>,
     /// The last group that recovery found.
     pub(crate) recovered_lsn: Lsn,
@@ -285,6 +288,21 @@ impl<R: Runtime> Log<R> {
     /// Waits until a write fails: then the process has to end with this message.
     pub async fn failed(&self) -> LogFailed {
         self.0.wal.failed().await
+    }
+
+    /// Flushes everything that was taken so far: by then it is in segments, and the manifest names them. Answers the last
+    /// group that is flushed.
+    ///
+    /// # Errors
+    /// [`FlushError`].
+    pub async fn flush(&self) -> Result<Lsn, FlushError> {
+        crate::flush::flush_through(&self.0, self.0.wal.lsn_last()).await
+    }
+
+    /// Deletes no segment for so long, whatever becomes obsolete meanwhile: then a manifest names files that stay while they
+    /// are copied. Holds add up to the longest. A full disk ends them, and so does a stop.
+    pub fn hold_segments(&self, hold_for: Duration) {
+        self.0.hold.take(self.0.rt.now() + hold_for);
     }
 
     /// Counters and sizes.
@@ -497,10 +515,10 @@ impl<R: Runtime> Shared<R> {
         self.delete_obsolete().await
     }
 
-    /// Deletes the files of segments that hold nothing any more.
+    /// Deletes the files of segments that hold nothing any more, unless somebody copies them.
     pub(crate) async fn delete_obsolete(&self) -> Result<(), LogFailed> {
         let segments: Vec<_> = self.manifest_state().obsolete.iter().copied().collect();
-        if segments.is_empty() {
+        if segments.is_empty() || self.hold.is_taken() {
             return Ok(());
         }
         self.check_failure()?;

@@ -110,6 +110,11 @@ impl<R: Runtime> Memtables<R> {
         self.sealed.front().map(|sealed| sealed.memtable.last_lsn())
     }
 
+    /// Whether all groups up to `lsn` are in sealed memtables, or flushed.
+    pub(crate) fn sealed_hold(&self, lsn: Lsn) -> bool {
+        self.sealed.back().is_some_and(|sealed| sealed.memtable.last_lsn() >= lsn)
+    }
+
     /// Whether the oldest sealed memtable has to go, time aside.
     pub(crate) fn presses(&self) -> bool {
         !self.sealed.is_empty()

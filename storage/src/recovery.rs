@@ -24,6 +24,7 @@ use crate::{
     error::{LogFailed, OpenError},
     flush,
     group::{Entry, EntryKind, Group},
+    hold::{self, Hold},
     log::{Counters, Log, LogOptions, Shared},
     manifest::{Cut, Edit, Evidence, Fate, Manifest, Refusal, State as ManifestState},
     memtable::{Memtable, slot_of},
@@ -120,6 +121,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         dead: RefCell::default(),
         unreadable: RefCell::default(),
         space,
+        hold: Hold::default(),
         flushed_lsn: Cell::new(flushed_lsn),
         quiet_since_lsn: Cell::new(None),
         recovered_lsn: lsn_last,
@@ -168,6 +170,10 @@ fn start_tasks<R: Runtime>(shared: &Rc<Shared<R>>, lsn_last: Lsn) {
         let (shared, wal) = (shared.clone(), wal.clone());
         async move { guard(crate::retention::worker::run(shared).await, wal) }
     };
+    let holder = {
+        let (shared, wal) = (shared.clone(), wal.clone());
+        async move { guard(hold::run(shared).await, wal) }
+    };
     *shared.tasks.borrow_mut() = vec![
         rt.spawn(writer),
         rt.spawn(marker),
@@ -178,6 +184,7 @@ fn start_tasks<R: Runtime>(shared: &Rc<Shared<R>>, lsn_last: Lsn) {
         rt.spawn_background(space),
         rt.spawn_background(merger),
         rt.spawn_background(retention),
+        rt.spawn_background(holder),
     ];
 }
 

@@ -9,8 +9,8 @@ use vectors::{VECTORS, bytes_of};
 use wire::{
     Api, Durability, ErrorCode, PartitionId, TopicId,
     api::{
-        Failure, Message, Setting, delete_records, fetch, get, health, hello, init_producer, list_offsets, loss_accept,
-        produce, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
+        Failure, Message, Setting, delete_records, fetch, get, health, hello, hold, init_producer, list_offsets,
+        loss_accept, produce, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame, ResponseError},
     header::{HEADER_BYTES, RequestHeader, ResponseHeader},
@@ -332,6 +332,13 @@ fn topic_alter() {
     let request = topic_alter::Request { name: "orders", set: (&set).into(), unset: (&unset).into() };
     check(&bytes_of("topic-alter-v0-request"), 12, request);
     check(&bytes_of("topic-alter-v0-response"), 12, topic_alter::Response { topic: TOPIC });
+}
+
+#[test]
+fn hold() {
+    check(&bytes_of("hold-v0-request"), 15, hold::Request { hold_ms: 30_000, flush: true });
+    let logs = [hold::Log { log_id: 13, flushed_lsn: 999 }, hold::Log { log_id: 1 << 64, flushed_lsn: 0 }];
+    check(&bytes_of("hold-v0-response"), 15, hold::Response { logs: (&logs).into() });
 }
 
 #[test]

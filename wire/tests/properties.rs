@@ -93,6 +93,7 @@ fn is_message(bytes: &[u8]) -> bool {
         Api::TopicList => reads_as::<topic_list::Response<'_>>(&frame),
         Api::TopicDescribe => reads_as::<topic_describe::Response<'_>>(&frame),
         Api::Stats => reads_as::<stats::Response<'_>>(&frame),
+        Api::Hold => reads_as::<hold::Response<'_>>(&frame),
         Api::LossAccept => reads_as::<loss_accept::Response>(&frame),
         Api::Health => reads_as::<health::Response<'_>>(&frame),
         Api::DeleteRecords => reads_as::<delete_records::Response<'_>>(&frame),

@@ -1,7 +1,9 @@
 //! Why a handler refuses, and the number a client gets for it: one exhaustive match for each kind of request, so that
 //! an error added to storage or metadata does not compile before it has a number.
 
-use storage::{AcceptError, AppendError, LogFailed, ReadError, journal::WriteError, producer_state::SequenceError};
+use storage::{
+    AcceptError, AppendError, FlushError, LogFailed, ReadError, journal::WriteError, producer_state::SequenceError,
+};
 use thiserror::Error;
 use wire::{ErrorCode, record::BatchError};
 
@@ -189,6 +191,28 @@ impl LossError {
             Self::UnknownPartition | Self::Log(AcceptError::Gone) => ErrorCode::UnknownPartition,
             Self::Log(AcceptError::DiskFull { .. }) => ErrorCode::StorageFull,
             Self::Log(AcceptError::Failed(_)) => ErrorCode::ShuttingDown,
+            Self::Busy => ErrorCode::Busy,
+        }
+    }
+}
+
+/// Why logs are not held for a backup.
+#[derive(Debug, Error)]
+pub(crate) enum HoldError {
+    /// A log could not flush.
+    #[error(transparent)]
+    Log(#[from] FlushError),
+    /// The way to a shard is full, or it did not answer.
+    #[error("the server is busy; ask again")]
+    Busy,
+}
+
+impl HoldError {
+    /// What the client is told.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Log(FlushError::DiskFull { .. }) => ErrorCode::StorageFull,
+            Self::Log(FlushError::Closing | FlushError::Failed(_)) => ErrorCode::ShuttingDown,
             Self::Busy => ErrorCode::Busy,
         }
     }

@@ -5,6 +5,7 @@ pub(crate) mod error;
 pub(crate) mod fetch;
 pub(crate) mod get;
 pub(crate) mod health;
+pub(crate) mod hold;
 pub(crate) mod init_producer;
 pub(crate) mod list_offsets;
 pub(crate) mod loss;

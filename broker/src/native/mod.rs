@@ -8,6 +8,7 @@ mod delete_records;
 mod fetch;
 mod get;
 mod hello;
+mod hold;
 mod large;
 mod list_offsets;
 mod loss;
@@ -16,7 +17,7 @@ mod stats;
 mod topic;
 mod warm;
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use futures_lite::future;
 use runtime::{Instant, Runtime};
@@ -203,6 +204,13 @@ impl<R: Runtime> Session<R> {
                 self.start(to, move |shard| async move {
                     let accepted = handler::loss::accept(&shard, partition).await;
                     move |out: &mut Answer<'_>| loss::encode(out, accepted)
+                });
+            }
+            Request::Hold(request) => {
+                let (hold_for, flush) = (Duration::from_millis(request.hold_ms.into()), request.flush);
+                self.start(to, move |shard| async move {
+                    let held = handler::hold::hold(&shard, hold_for, flush).await;
+                    move |out: &mut Answer<'_>| hold::encode(out, held)
                 });
             }
             Request::Stats(_) => self.start(to, |shard| async move {

@@ -12,7 +12,7 @@ use runtime::{
 
 use super::{Shard, mesh::Message, metadata, start::Order};
 use crate::{
-    handler::{delete_records, fetch, get, health, list_offsets, loss, produce::Arrivals},
+    handler::{delete_records, fetch, get, health, hold, list_offsets, loss, produce::Arrivals},
     server::connection,
 };
 
@@ -66,6 +66,7 @@ fn handle<R: Runtime>(shard: &Rc<Shard<R>>, arrivals: &Arrivals, orders: &Sender
             let _ = reply.try_send(partitions.into_iter().map(status).collect());
         }
         Message::AcceptLoss { partition, reply } => loss::accept_for_other(own(), partition, reply),
+        Message::Hold { hold_for, flush, reply } => hold::hold_for_other(own(), hold_for, flush, reply),
         Message::CreateTopic { topic, reply } => metadata::create_topic(shard, topic, reply),
         Message::AlterTopic { change, reply } => metadata::alter_topic(shard, change, reply),
         Message::DeleteTopic { name, reply } => metadata::delete_topic(shard, name, reply),

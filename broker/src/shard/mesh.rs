@@ -15,8 +15,9 @@ use wire::{PartitionId, TopicId};
 use crate::{
     handler::{
         delete_records::Before,
-        error::{LossError, TopicError},
+        error::{HoldError, LossError, TopicError},
         health::ShardHealth,
+        hold::HeldLog,
         list_offsets::Query,
         produce::Bundle,
     },
@@ -57,6 +58,8 @@ pub(crate) enum Message<R: Runtime> {
     Describe { partitions: Vec<PartitionId>, reply: Reply<Vec<Option<PartitionStatus>>> },
     /// Give up what damage took from this partition; answer which offsets are lost.
     AcceptLoss { partition: PartitionId, reply: Reply<Result<Option<Range<u64>>, LossError>> },
+    /// Delete no segment for so long, and flush first if `flush`.
+    Hold { hold_for: Duration, flush: bool, reply: Reply<Result<HeldLog, HoldError>> },
     /// To shard 0: create a topic.
     CreateTopic { topic: NewTopic, reply: Reply<Result<Topic, TopicError>> },
     /// To shard 0: give a topic other settings.

@@ -13,8 +13,8 @@ use tokio::{
 use wire::{
     Durability, ErrorCode, PartitionId,
     api::{
-        Message, Request, Setting, delete_records, fetch, get, health, hello, init_producer, list_offsets, loss_accept,
-        produce, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
+        Message, Request, Setting, delete_records, fetch, get, health, hello, hold, init_producer, list_offsets,
+        loss_accept, produce, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
     },
     frame::{self, Decoded, Frame},
     header::RequestHeader,
@@ -226,6 +226,10 @@ impl Connection {
                 None => refuse(header, ErrorCode::UnknownTopic),
             },
             Request::DeleteRecords(request) => delete_records(header, &mut state, request),
+            Request::Hold(_) => {
+                let logs = [hold::Log { log_id: 7, flushed_lsn: 9 }];
+                encode(header, &hold::Response { logs: (&logs).into() })
+            }
             // Nothing is ever damaged here.
             Request::LossAccept(_) => encode(header, &loss_accept::Response { lost_from: 0, lost_end: 0 }),
             Request::TopicList(_) => list(header, &state),

@@ -24,6 +24,7 @@ use std::{
 use crate::{journal as log_journal, manifest};
 pub use dump::{Item, dump_file, dump_partition};
 pub use journal::verify_journal;
+pub(crate) use segment::verify_segment;
 pub use survey::{PartitionSurvey, SegmentFate, SegmentFile, Survey, WalFileSurvey, survey};
 pub use verify::verify_log;
 

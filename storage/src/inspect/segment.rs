@@ -14,6 +14,13 @@ use crate::segment::{
     reader::SegmentReader,
 };
 
+/// Verifies one segment by itself.
+pub(crate) async fn verify_segment<R: Runtime>(rt: &R, dir: &Path, log_id: u128, meta: &SegmentMeta) -> Verified {
+    let mut verified = Verified::default();
+    verify(rt, dir, log_id, meta, &mut verified).await;
+    verified
+}
+
 /// Verifies the segment that the manifest calls `meta`.
 pub(super) async fn verify<R: Runtime>(rt: &R, dir: &Path, log_id: u128, meta: &SegmentMeta, verified: &mut Verified) {
     let path = dir.join(file_name(meta.id));

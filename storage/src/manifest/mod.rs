@@ -190,7 +190,7 @@ impl Manifest {
 }
 
 /// Replays what a journal of `edits` edits in all held.
-fn replay(recovered: Recovered, dir: &Path, edits: u64) -> Result<State, OpenError> {
+pub(crate) fn replay(recovered: Recovered, dir: &Path, edits: u64) -> Result<State, OpenError> {
     let undecodable = |what: String, source| OpenError::Undecodable { dir: dir.to_path_buf(), what, source };
     let mut state = State::decode(&recovered.snapshot).map_err(|source| undecodable("snapshot".to_string(), source))?;
     let first = edits - recovered.edits.len() as u64 + 1;

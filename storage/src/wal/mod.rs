@@ -55,6 +55,8 @@ pub(crate) struct Wal<R: Runtime> {
     /// There may be a memtable to flush.
     pub(crate) flushable: Notify,
     closing: Cell<bool>,
+    /// The active memtable is to be sealed before the next group.
+    sealing: Cell<bool>,
     queue_bytes_max: usize,
     memory_bytes_max: usize,
     /// How long groups took lately.
@@ -107,6 +109,7 @@ impl<R: Runtime> Wal<R> {
             ending: Notify::default(),
             flushable: Notify::default(),
             closing: Cell::new(false),
+            sealing: Cell::new(false),
             queue_bytes_max,
             memory_bytes_max,
             sync_time: Cell::new(Duration::ZERO),

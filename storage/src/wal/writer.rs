@@ -122,10 +122,21 @@ impl<R: Runtime> Wal<R> {
         Ok(())
     }
 
-    /// Seals the active memtable and goes on in the next file when the group does not fit this one, or the memtable has
-    /// its share of memory.
+    /// Has the writer seal the active memtable, and go on in the next file, before it writes another group; there will be one.
+    pub(crate) fn seal(&self) {
+        self.sealing.set(true);
+        self.push_marker();
+    }
+
+    /// Seals the active memtable and goes on in the next file when the group does not fit this one, the memtable has its
+    /// share of memory, or somebody wants it.
     async fn roll_unless_fits(&self, bytes: u64) -> Result<(), LogFailed> {
-        if self.memtables.borrow().takes(bytes) {
+        let goes_on = {
+            let memtables = self.memtables.borrow();
+            let seals = self.sealing.replace(false) && !memtables.active_is_empty();
+            memtables.takes(bytes) && !seals
+        };
+        if goes_on {
             return Ok(());
         }
         self.roll().await

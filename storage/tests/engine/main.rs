@@ -3,6 +3,7 @@
 //!
 //! One binary, since each would compile the engine anew. `cargo test -p storage --test engine keyed` runs a part of it.
 
+mod backup;
 mod compressed;
 mod corruption;
 mod crash_campaign;

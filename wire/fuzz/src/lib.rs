@@ -5,8 +5,8 @@
 
 use wire::{
     api::{
-        Failure, Message, Request, delete_records, fetch, get, health, hello, init_producer, list_offsets, loss_accept,
-        produce, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
+        Failure, Message, Request, delete_records, fetch, get, health, hello, hold, init_producer, list_offsets,
+        loss_accept, produce, stats, topic_alter, topic_create, topic_delete, topic_describe, topic_list,
     },
     codec::Writer,
     frame::{Decoded, Frame},
@@ -77,6 +77,7 @@ pub fn request_decoded(bytes: &[u8]) {
         Ok(Request::DeleteRecords(request)) => encodes_to(&request, body),
         Ok(Request::TopicAlter(request)) => encodes_to(&request, body),
         Ok(Request::TopicDelete(request)) => encodes_to(&request, body),
+        Ok(Request::Hold(request)) => encodes_to(&request, body),
         Ok(Request::LossAccept(request)) => encodes_to(&request, body),
         Ok(Request::TopicList(request)) => encodes_to(&request, body),
         Ok(Request::TopicDescribe(request)) => encodes_to(&request, body),
@@ -97,6 +98,7 @@ pub fn response_decoded(body: &[u8]) {
     reads_as::<delete_records::Response<'_>>(body);
     reads_as::<topic_alter::Response>(body);
     reads_as::<topic_delete::Response>(body);
+    reads_as::<hold::Response<'_>>(body);
     reads_as::<loss_accept::Response>(body);
     reads_as::<topic_list::Response<'_>>(body);
     reads_as::<topic_describe::Response<'_>>(body);

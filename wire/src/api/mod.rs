@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod get;
 pub mod health;
 pub mod hello;
+pub mod hold;
 pub mod init_producer;
 pub mod list_offsets;
 pub mod loss_accept;
@@ -100,6 +101,7 @@ apis! {
     12 TopicAlter    0..=0, topic_alter::Request<'a>;
     13 DeleteRecords 0..=0, delete_records::Request<'a>;
     14 Get           0..=0, get::Request<'a>;
+    15 Hold          0..=0, hold::Request;
     16 LossAccept    0..=0, loss_accept::Request;
 }
 

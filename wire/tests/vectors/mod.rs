@@ -26,6 +26,8 @@ pub(crate) const VECTORS: &[(&str, &str)] = vectors! {
     "hello-v0-request"
     "hello-v0-request-shard-and-auth"
     "hello-v0-response"
+    "hold-v0-request"
+    "hold-v0-response"
     "init-producer-v0-request"
     "init-producer-v0-response"
     "list-offsets-v0-request"

@@ -4,6 +4,7 @@
 //! to standard output and messages to standard error, and exit codes say what happened (`failure`).
 #![forbid(unsafe_code)]
 
+mod backup;
 mod confirm;
 mod connect;
 mod consume;
@@ -45,6 +46,7 @@ enum Command {
     Get(get::Get),
     Log(log::Log),
     Doctor(doctor::Doctor),
+    Backup(backup::Backup),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +73,7 @@ impl Command {
             Self::Get(get) => get.format(),
             Self::Log(log) => log.format(),
             Self::Doctor(doctor) => doctor.format(),
+            Self::Backup(backup) => backup.format(),
         }
     }
 
@@ -87,6 +90,7 @@ impl Command {
             Self::Get(get) => connect::run(get.run()),
             Self::Log(log) => log.run(),
             Self::Doctor(doctor) => doctor.run(),
+            Self::Backup(backup) => backup.run(),
         }
     }
 }

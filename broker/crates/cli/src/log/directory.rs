@@ -80,9 +80,28 @@ impl Metadata {
     }
 }
 
-/// Refuses what a broker holds: a directory with its lock file, above `path` or at it. Where there is none nobody ever
-/// locked it, and none is made.
+/// Refuses what a broker holds.
 pub(crate) async fn lock<R: Runtime>(rt: &R, path: &Path) -> Result<Option<R::DirLock>, Failure> {
+    match holder(rt, path).await? {
+        Holder::Nobody(lock) => Ok(lock),
+        Holder::Broker(dir) => {
+            let text = format!("{} is held by a broker; stop it, or look at a copy", dir.display());
+            Err(Failure::new(Kind::Refused, text))
+        }
+    }
+}
+
+/// Who holds a directory.
+pub(crate) enum Holder<L> {
+    /// Nobody did, and by this lock nobody does as long as it lives.
+    Nobody(Option<L>),
+    /// A broker, by the lock file in this directory.
+    Broker(PathBuf),
+}
+
+/// Finds out who holds a directory, by the lock file above `path` or at it. Where there is none nobody ever locked it, and
+/// none is made.
+pub(crate) async fn holder<R: Runtime>(rt: &R, path: &Path) -> Result<Holder<R::DirLock>, Failure> {
     // A file of a log lies three levels below the data directory.
     for dir in path.ancestors().take(4) {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
@@ -91,15 +110,12 @@ pub(crate) async fn lock<R: Runtime>(rt: &R, path: &Path) -> Result<Option<R::Di
             continue;
         }
         return match rt.lock_dir(dir).await {
-            Ok(lock) => Ok(Some(lock)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let text = format!("{} is held by a broker; stop it, or look at a copy", dir.display());
-                Err(Failure::new(Kind::Refused, text))
-            }
+            Ok(lock) => Ok(Holder::Nobody(Some(lock))),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Holder::Broker(dir.to_owned())),
             Err(error) => Err(unreadable(dir, &error)),
         };
     }
-    Ok(None)
+    Ok(Holder::Nobody(None))
 }
 
 async fn list<R: Runtime>(rt: &R, dir: &Path) -> Result<Vec<String>, Failure> {
