@@ -33,6 +33,8 @@ pub(crate) struct DiskSpace {
     reserve_bytes: u64,
     /// What this log's share of that is.
     own_bytes: u64,
+    /// Memory for memtables.
+    memtable_bytes: u64,
     /// Logs that share the file system.
     logs: u64,
     journal_bytes: u64,
@@ -84,6 +86,7 @@ impl DiskSpace {
         Self {
             reserve_bytes: logs * own_bytes + options.disk_reserve_bytes,
             own_bytes,
+            memtable_bytes: options.memtable_bytes as u64,
             logs,
             journal_bytes,
             free_bytes: Cell::new(u64::MAX),
@@ -121,11 +124,16 @@ impl DiskSpace {
         self.check(Purpose::Flush, bytes / 4 * 5 + self.journal_bytes)
     }
 
-    /// Whether a merge may write `written` bytes before `freed` come back. One that gains much may go into the reserve:
-    /// after a deletion on a full disk nothing else makes room.
-    pub(crate) fn check_merge(&self, written: u64, freed: u64) -> Result<(), Lacking> {
+    /// Whether a merge may write `written` bytes before `freed` come back, where memtables hold so much. One that gains much
+    /// may go into the reserve: after a deletion on a full disk nothing else makes room. While appends are refused, no more
+    /// than what is in memtables has to go to segments.
+    pub(crate) fn check_merge(&self, written: u64, freed: u64, memtable_bytes: u64) -> Result<(), Lacking> {
         let gains = written <= freed / 2;
-        let wanted = if gains { written + self.own_bytes } else { self.logs * written + self.reserve_bytes };
+        let spare = if self.is_full.get() { self.memtable_bytes.saturating_sub(memtable_bytes) } else { 0 };
+        let wanted = match gains {
+            true => written + self.own_bytes - spare / 4 * 5,
+            false => self.logs * written + self.reserve_bytes,
+        };
         self.check(Purpose::Merge, wanted)
     }
 
@@ -288,14 +296,26 @@ mod tests {
         space.note(space.reserve_bytes() - 1);
         assert!(space.check_flush(64 << 20).is_ok());
         assert!(!space.is_short());
-        assert!(space.check_merge(64 << 20, 64 << 20).is_err());
+        assert!(space.check_merge(64 << 20, 64 << 20, 0).is_err());
         assert!(space.is_short_for(Purpose::Merge) && !space.is_short_for(Purpose::Flush));
-        assert!(space.check_merge(32 << 20, 64 << 20).is_ok());
+        assert!(space.check_merge(32 << 20, 64 << 20, 0).is_ok());
         space.note(space.reserve_bytes() + (64 << 20));
-        assert!(space.check_merge(64 << 20, 64 << 20).is_err(), "the other log may merge as well");
+        assert!(space.check_merge(64 << 20, 64 << 20, 0).is_err(), "the other log may merge as well");
         space.note(space.reserve_bytes() + (128 << 20));
-        assert!(space.check_merge(64 << 20, 64 << 20).is_ok());
+        assert!(space.check_merge(64 << 20, 64 << 20, 0).is_ok());
         assert!(!space.is_short());
+    }
+
+    #[test]
+    fn on_a_full_disk_a_merge_that_gains_leaves_what_memtables_still_need() {
+        let space = space(1, 0);
+        let due = 2 * (64 << 20) + (8 << 20) + (96 << 20) / 4 * 5;
+        space.note(due + (16 << 20));
+        assert!(space.full().is_some());
+        assert!(space.check_merge(16 << 20, 64 << 20, 96 << 20).is_ok());
+        assert!(space.check_merge(16 << 20, 64 << 20, 97 << 20).is_err());
+        assert!(space.check_merge(17 << 20, 64 << 20, 96 << 20).is_err());
+        assert!(space.check_merge(16 << 20, 16 << 20, 96 << 20).is_err(), "it gains nothing");
     }
 
     #[test]

@@ -150,7 +150,8 @@ impl Work {
         };
         disk_space::look(shared).await;
         let freed = self.inputs.iter().map(|input| input.meta.bytes).sum();
-        if let Err(lacking) = shared.space.check_merge(merge.output_bytes(), freed) {
+        let memtable_bytes = shared.wal.memtables.borrow().memory_bytes() as u64;
+        if let Err(lacking) = shared.space.check_merge(merge.output_bytes(), freed, memtable_bytes) {
             drop(merge);
             put_off(shared, lacking, seen).await;
             return Ok(true);

@@ -177,7 +177,8 @@ fn a_log_that_fills_its_disk_stops_at_the_reserve_and_goes_on_when_there_is_spac
                 acked[1] = 1;
                 life.acked.set(acked);
                 life.rt.sleep(A_WHILE).await;
-                assert!(!log.stats().disk_is_full, "it was not seen that there is space again");
+                let stats = log.stats();
+                assert!(!stats.disk_is_full, "it was not seen that there is space again: {stats:?}");
             }
             assert!(life.append(&log, 5).await);
             life.check(&log, [0, 1, 5]).await;
