@@ -65,6 +65,8 @@ const FILLER: u64 = 1;
 const MEMORY: u64 = 2;
 /// The first of those that are cut and deleted.
 const DURABLE: u64 = 3;
+/// Far more than a flush or a merge takes.
+const FILLS_MAX: usize = 50;
 /// Long enough for a marker, a flush by age, and a merge.
 const PAUSE: Duration = Duration::from_millis(120);
 
@@ -257,11 +259,14 @@ impl Life {
 
     async fn fill_until(&mut self, counter: impl Fn(&Self) -> u64) {
         let before = counter(self);
-        while counter(self) == before {
+        for _ in 0..FILLS_MAX {
+            if counter(self) > before {
+                return self.note_visible();
+            }
             self.fill(2).await;
             self.rt.sleep(PAUSE).await;
         }
-        self.note_visible();
+        panic!("neither flushed nor merged after {FILLS_MAX} files");
     }
 
     async fn truncate(&mut self) {
