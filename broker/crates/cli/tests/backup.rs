@@ -3,7 +3,6 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::Path,
     sync::{
@@ -16,32 +15,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 use streambus::{Client, NewTopic, OffsetAt, ProducerRecord, SeekTo, State};
-use support::{Served, expect_failure, load::wait_until, run, scratch, streambus};
-
-/// Runs a command that needs no broker and succeeds; returns what it printed.
-fn ok(args: &[&str]) -> String {
-    let output = run(args, "");
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn lines(range: std::ops::Range<u32>) -> String {
-    range.map(|number| format!("record {number} {}\n", "x".repeat(number as usize % 300))).collect()
-}
-
-/// Every file below a directory, and what is in it.
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(contents(&path));
-        } else {
-            found.insert(path.display().to_string(), fs::read(&path).unwrap());
-        }
-    }
-    found
-}
+use support::{Served, contents, expect_failure, lines, load::wait_until, ok, run, scratch, streambus};
 
 /// Partitions of the topic under load.
 const PARTITIONS: u32 = 4;

@@ -2,36 +2,11 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::fs;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{Served, expect_failure, run, scratch};
-
-/// Runs a command that needs no broker and succeeds; returns what it printed.
-fn ok(args: &[&str]) -> String {
-    let output = run(args, "");
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn lines(range: std::ops::Range<u32>) -> String {
-    range.map(|number| format!("record {number} {}\n", "x".repeat(number as usize % 300))).collect()
-}
-
-/// Every file below a directory, and what is in it.
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(contents(&path));
-        } else {
-            found.insert(path.display().to_string(), fs::read(&path).unwrap());
-        }
-    }
-    found
-}
+use support::{Served, contents, expect_failure, lines, ok, run, scratch};
 
 #[test]
 fn a_stopped_directory_is_looked_into_and_never_written() {

@@ -4,6 +4,8 @@
 pub(crate) mod load;
 
 use std::{
+    collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     os::unix::process::ExitStatusExt,
     path::Path,
@@ -33,6 +35,32 @@ pub(crate) fn run(args: &[&str], input: &str) -> Output {
     // A command that fails early does not read all of it.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     finish(child)
+}
+
+/// Runs a command that needs no broker and succeeds; returns what it printed.
+pub(crate) fn ok(args: &[&str]) -> String {
+    let output = run(args, "");
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Lines of different lengths, each with its number.
+pub(crate) fn lines(range: std::ops::Range<u32>) -> String {
+    range.map(|number| format!("record {number} {}\n", "x".repeat(number as usize % 300))).collect()
+}
+
+/// Every file below a directory, and what is in it.
+pub(crate) fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.display().to_string(), fs::read(&path).unwrap());
+        }
+    }
+    found
 }
 
 pub(crate) fn finish(mut child: Child) -> Output {
@@ -146,7 +174,7 @@ impl Served {
 
     /// Memory that it takes of the machine now.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
     }
