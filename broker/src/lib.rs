@@ -16,6 +16,7 @@
 //! # The rest
 //!
 //! - [`shard`]: what a core runs; its start and stop;
+//! - `shard::balance`, `mover` and `copying`: partitions on their way to other logs after a start with more or fewer cores;
 //! - `meta`: MetaLog, the only home of topics, placement, epochs and producer ids;
 //! - `control`: the tokio thread with `/livez`, `/readyz` and `/metrics`; it has no authority;
 //! - `metrics`: every metric, as one table.

@@ -3,6 +3,7 @@
 //! Only what a start found is known: damage that no broker met yet is in no manifest.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -71,14 +72,14 @@ async fn look<R: Runtime>(rt: R, dir: PathBuf) -> Result<Vec<Refused>, LookError
         _ => LookError::Lock { dir: dir.clone(), source },
     })?;
     let snapshot = MetaLog::open(&rt, &meta_dir(&dir)).await?.snapshot();
-    let mut manifests = Vec::new();
-    for index in 0..snapshot.logs.len() {
-        manifests.push(Manifest::open(&rt, &log_dir(&dir, index)).await?);
+    let mut manifests = BTreeMap::new();
+    for (log, _) in (0..).zip(&snapshot.logs).filter(|(_, log)| log.is_live()) {
+        manifests.insert(log, Manifest::open(&rt, &log_dir(&dir, log)).await?);
     }
     let mut refused = Vec::new();
     for (name, topic) in &snapshot.topics {
         for (partition, placed) in (0..).zip(&topic.partitions) {
-            let Some(manifest) = manifests.get(placed.log as usize) else { continue };
+            let Some(manifest) = manifests.get(&placed.log) else { continue };
             let refusal = manifest.state().partitions.get(&placed.id).and_then(|known| known.refused);
             refused.extend(refusal.map(|refusal| Refused { topic: name.to_string(), partition, from: refusal.from }));
         }

@@ -43,7 +43,7 @@ impl Placed {
         self.appended.lsn() <= synced.lsn() || !self.appended.needs_sync()
     }
 
-    /// The ack, or [`ProduceError::TimedOut`] where it would be too early.
+    /// The ack, or [`ProduceError::TimedOut`] where it would be too early. `synced` is of its log.
     #[inline]
     pub(crate) fn acknowledge_by(self, synced: Synced) -> ProduceOutcome {
         if !self.is_covered_by(synced) {

@@ -1,15 +1,20 @@
 //! What survives a stop, and which starts are refused.
 
-#![allow(clippy::disallowed_methods, reason = "clients are threads of their own")]
+#![allow(clippy::disallowed_methods, reason = "clients are threads of their own, with a clock")]
 
 mod peer;
 
-use std::{thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use broker::StopReport;
-use peer::{Peer, batch, batch_of, outcomes, start, try_start};
+use peer::{Fetched, Peer, batch, batch_of, outcomes, start, try_start};
 use tempfile::tempdir;
-use wire::{Durability, ErrorCode, api::topic_delete, record::Producer};
+use wire::{Durability, ErrorCode, PartitionId, api::topic_delete, record::Producer};
 
 #[test]
 fn a_stopped_broker_goes_on_where_it_was() {
@@ -116,20 +121,118 @@ fn one_directory_is_held_by_one_broker() {
 }
 
 #[test]
-fn a_directory_of_another_node_or_of_more_cores_is_refused_untouched() {
+fn a_directory_of_another_node_is_refused_untouched() {
     let dir = tempdir().unwrap();
-    let broker = start(dir.path());
-    let shards = Peer::connect(broker.address()).shard_count;
-    broker.stop();
+    start(dir.path()).stop();
     let refused = try_start(dir.path(), &[("node.id", "2")]).err().expect("it is node 1's").to_string();
     assert!(refused.contains("node_id") || refused.contains("node.id"), "{refused}");
-    if shards > 1 {
-        let cores = runtime_glommio::allowed_cores().unwrap();
-        let one = cores[0].to_string();
-        let refused = try_start(dir.path(), &[("cores", &one)]).err().expect("there are more logs").to_string();
-        assert!(refused.contains("2 logs") && refused.contains("cores"), "{refused}");
-    }
     start(dir.path()).stop();
+}
+
+/// Two cores, one, two and one again, while every partition is written and read: partitions move, and nobody notices.
+#[test]
+fn cores_may_change_from_start_to_start_under_load() {
+    let cores = runtime_glommio::allowed_cores().unwrap();
+    let [first, second] = cores[..] else { return println!("two cores are needed, there are {}", cores.len()) };
+    let (one, both) = (first.to_string(), format!("{first},{second}"));
+    let dir = tempdir().unwrap();
+    let mut streams: Vec<Stream> = Vec::new();
+    let mut moved = Vec::new();
+    for cores in [&both, &one, &both, &one] {
+        let broker = try_start(dir.path(), &[("cores", cores)]).unwrap_or_else(|error| panic!("{error}"));
+        let mut peer = Peer::connect(broker.address());
+        if streams.is_empty() {
+            let partitions = peer.create_topic("orders", 4, Durability::Durable);
+            let stream = |(partition, _)| Stream { partition, producer: peer.producer_id(), written: 0, read: 0 };
+            streams = partitions.into_iter().map(stream).collect();
+        }
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for stream in &mut streams {
+                let Stream { partition, producer, written, read } = stream;
+                let (address, is_over) = (broker.address(), &is_over);
+                let (partition, producer) = (*partition, *producer);
+                scope.spawn(move || *written = write(address, partition, producer, *written, is_over));
+                scope.spawn(move || *read = follow(address, partition, *read, is_over));
+            }
+            let until = Instant::now() + peer::TIMEOUT;
+            let logs = 1 + cores.matches(',').count() as u64;
+            while peer.counter("partitions_to_move") > 0 || peer.counter("logs") != logs {
+                assert!(Instant::now() < until, "{} partitions are yet to move", peer.counter("partitions_to_move"));
+                thread::sleep(Duration::from_millis(20));
+            }
+            thread::sleep(Duration::from_millis(200));
+            is_over.store(true, Ordering::Relaxed);
+        });
+        moved.push(peer.counter("partitions_moved"));
+        drop(peer);
+        assert!(broker.stop().is_clean);
+    }
+    let logs = std::fs::read_dir(dir.path()).unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let logs: Vec<_> = logs.filter(|name| name.starts_with("shard-")).collect();
+    println!(
+        "moved in each life: {moved:?}; written: {:?}; logs left: {logs:?}",
+        streams.iter().map(|it| it.written).collect::<Vec<_>>()
+    );
+    assert_eq!(moved, [0, 2, 2, 2]);
+    assert_eq!(logs, ["shard-000"]);
+    let broker = start(dir.path());
+    let mut peer = Peer::connect(broker.address());
+    for Stream { partition, written, .. } in streams {
+        let values: Vec<u64> = peer.read_to_end(partition, 0).iter().map(number_of).collect();
+        assert_eq!(values, (0..written).collect::<Vec<_>>(), "every record once, in order");
+        assert!(written > 0);
+    }
+}
+
+/// One partition, its writer and its reader.
+struct Stream {
+    partition: PartitionId,
+    producer: i64,
+    written: u64,
+    read: u64,
+}
+
+/// Writes numbered records from `next` on, each until it is acknowledged; the number behind the last.
+fn write(address: SocketAddr, partition: PartitionId, id: i64, mut next: u64, is_over: &AtomicBool) -> u64 {
+    let mut peer = Peer::connect(address);
+    while !is_over.load(Ordering::Relaxed) {
+        let sequence = Producer { id, epoch: 0, base_sequence: next as i32 };
+        match peer.produce_one(partition, &batch_of(sequence, &[&next.to_le_bytes()])) {
+            Ok(offset) => {
+                assert_eq!(offset, next, "records keep their order");
+                next += 1;
+            }
+            Err(error) => assert!(matches!(error, ErrorCode::NotLeader | ErrorCode::Busy), "{error}"),
+        }
+    }
+    next
+}
+
+/// Reads numbered records from `next` on by long polls; the number behind the last.
+fn follow(address: SocketAddr, partition: PartitionId, mut next: u64, is_over: &AtomicBool) -> u64 {
+    let mut peer = Peer::connect(address);
+    let mut high_watermark = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let fetched = peer.fetch(partition, next, 100);
+        match fetched.error {
+            ErrorCode::None => {
+                assert!(fetched.high_watermark >= high_watermark, "the high watermark never goes back");
+                high_watermark = fetched.high_watermark;
+            }
+            error => assert_eq!(error, ErrorCode::NotLeader),
+        }
+        for record in &fetched.records {
+            assert_eq!((record.offset, number_of(record)), (next, next));
+            next += 1;
+        }
+    }
+    next
+}
+
+fn number_of(record: &Fetched) -> u64 {
+    let value = record.value.as_deref().and_then(|value| value.try_into().ok());
+    u64::from_le_bytes(value.expect("eight bytes of value"))
 }
 
 #[test]

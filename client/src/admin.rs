@@ -261,7 +261,7 @@ impl Admin {
     }
 
     /// Flushes all that was acknowledged, if `flush`, and has the broker delete no segment for so long, a minute at most: its
-    /// data directory can be copied meanwhile. Returns how far each log is flushed, by shard.
+    /// data directory can be copied meanwhile. Returns how far each log is flushed, by its number.
     ///
     /// # Errors
     /// [`Error::Refused`] with `StorageFull` when the disk has no room for segments; when no broker answers within the request

@@ -2,13 +2,18 @@
 //!
 //! The hard idea: it may be stale at any time, and that is harmless. A partition is addressed by an id that is never given
 //! out twice, so an old answer leads to a refusal, never to someone else's records; the refusal is the signal to ask again.
+//! A partition that moved to another shard of its node is still served by the old connection, one hop dearer, so nobody is
+//! refused; therefore it is asked for again after each reconnection, and every [`AGE_MAX`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use wire::{
     Durability, ErrorCode, PartitionId, TopicId,
     api::topic_describe::{Partition as DescribedPartition, Topic as Described},
 };
+
+/// What is older is asked for again.
+pub(crate) const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// The shard that leads a partition, and so the connection that its requests go over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

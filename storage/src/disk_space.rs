@@ -20,7 +20,10 @@ use std::{
 
 use runtime::{Notify, Runtime};
 
-use crate::log::{LogOptions, Shared};
+use crate::{
+    error::AppendError,
+    log::{LogOptions, Shared},
+};
 
 /// How often a log at work, or one that waits for space, looks how much is free.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -102,6 +105,15 @@ impl DiskSpace {
     #[inline]
     pub(crate) fn full(&self) -> Option<Lacking> {
         self.is_full.get().then(|| Lacking { free_bytes: self.free_bytes.get(), wanted_bytes: self.resumes_at_bytes() })
+    }
+
+    /// Whether another append may be taken.
+    #[inline]
+    pub(crate) fn check_append(&self) -> Result<(), AppendError> {
+        match self.full() {
+            None => Ok(()),
+            Some(Lacking { free_bytes, wanted_bytes }) => Err(AppendError::DiskFull { free_bytes, wanted_bytes }),
+        }
     }
 
     /// Free bytes when somebody last looked; `None` before.

@@ -155,6 +155,9 @@ pub enum TrimError {
     /// The partition is being truncated; try again.
     #[error("the partition is being truncated; try again")]
     Truncating,
+    /// The partition is about to live in another log; try again.
+    #[error("the partition is about to move; try again")]
+    Leaving,
     /// The partition was deleted.
     #[error("the partition was deleted")]
     Gone,
@@ -208,6 +211,9 @@ pub enum AppendError {
     /// The partition is being truncated; try again.
     #[error("the partition is being truncated; try again")]
     Truncating,
+    /// The partition is about to live in another log; try again.
+    #[error("the partition is about to move; try again")]
+    Leaving,
     /// The partition was deleted.
     #[error("the partition was deleted")]
     Gone,
@@ -217,6 +223,86 @@ pub enum AppendError {
     /// The log failed.
     #[error(transparent)]
     Failed(#[from] LogFailed),
+}
+
+/// Why a partition did not become the beginning of a copy.
+#[derive(Debug, Error)]
+pub enum BeginError {
+    /// The partition was deleted.
+    #[error("the partition was deleted")]
+    Gone,
+    /// It holds something already.
+    #[error("the log holds the partition already, up to offset {log_end}")]
+    NotEmpty {
+        /// Its end.
+        log_end: u64,
+    },
+    /// What it is to know of producers makes no sense.
+    #[error("producers of the partition: {0}")]
+    Producers(#[from] crate::codec::DecodeError),
+    /// The log failed.
+    #[error(transparent)]
+    Failed(#[from] LogFailed),
+}
+
+/// Why a copy of a partition was not ended.
+#[derive(Debug, Error)]
+pub enum EndError {
+    /// Something is missing.
+    #[error("the copy reaches to offset {synced}, the partition to {expected}")]
+    Short {
+        /// How far it is on stable storage.
+        synced: u64,
+        /// Where the source ends.
+        expected: u64,
+    },
+    /// What it is to know of producers makes no sense.
+    #[error("producers of the partition: {0}")]
+    Producers(#[from] crate::codec::DecodeError),
+    /// Records that the source deleted were not deleted.
+    #[error(transparent)]
+    Trim(#[from] TrimError),
+    /// What it is to know of producers was not flushed.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+}
+
+/// Why a partition goes on changing.
+#[derive(Debug, Error)]
+pub enum LeaveError {
+    /// The partition was deleted.
+    #[error("the partition was deleted")]
+    Gone,
+    /// Its log is damaged from this offset on: nothing moves that cannot be proven.
+    #[error("the partition is damaged from offset {from} on")]
+    Refused {
+        /// First offset that cannot be proven.
+        from: u64,
+    },
+}
+
+/// Why a batch was not appended as it is.
+#[derive(Debug, Error)]
+pub enum ReplicateError {
+    /// It does not go on where the copy ends.
+    #[error("the batch starts at offset {found}, {expected} is next")]
+    Gap {
+        /// Where the copy ends.
+        expected: u64,
+        /// Where the batch starts.
+        found: u64,
+    },
+    /// More than half of a WAL file, as this log was opened.
+    #[error("the batch has {bytes} bytes, at most {bytes_max} fit; give the shard more memory")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The partition takes nothing.
+    #[error(transparent)]
+    Append(#[from] AppendError),
 }
 
 /// Why nothing was read.
@@ -309,6 +395,9 @@ pub enum TruncateError {
         /// Next offset to be given out.
         log_end: u64,
     },
+    /// The partition is about to live in another log.
+    #[error("the partition is about to move; try again")]
+    Leaving,
     /// The partition was deleted.
     #[error("the partition was deleted")]
     Gone,

@@ -13,6 +13,8 @@
 //! **Beside it.** [`inspect`] reads the directory of a stopped log, whatever its state, and never writes; [`backup`] copies
 //! a log, also while it is at work.
 //!
+//! **Copies.** [`replica`] takes batches with the offsets that they have, where a partition moves from log to log.
+//!
 //! **Start.** `recovery` reads the manifest and, unless the last stop was clean, the WAL (`wal/replay`).
 //!
 //! `FORMAT.md` specifies every byte on disk.
@@ -40,6 +42,8 @@ mod offset;
 pub mod partition;
 pub mod producer_state;
 mod recovery;
+mod remove;
+pub mod replica;
 mod retention;
 pub mod segment;
 mod segment_map;
@@ -48,11 +52,15 @@ mod synced;
 mod wal;
 
 pub use block_cache::CacheStats;
-pub use error::{AcceptError, AppendError, FlushError, LogFailed, OpenError, ReadError, TrimError, TruncateError};
+pub use error::{
+    AcceptError, AppendError, BeginError, EndError, FlushError, LeaveError, LogFailed, OpenError, ReadError,
+    ReplicateError, TrimError, TruncateError,
+};
 pub use found::{Found, Last};
 pub use log::{Log, LogOptions, LogStats};
 pub use offset::Offsets;
 pub use partition::{Batches, Partition};
+pub use remove::remove_log;
 pub use settings::{Cleanup, PartitionSettings};
 pub use synced::{Acked, Appended, Lsn, Synced};
 pub use wire::{Durability, PartitionId};

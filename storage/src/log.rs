@@ -38,6 +38,9 @@ use crate::{
 pub struct LogOptions {
     /// Memory for memtables, in bytes; at least 64 KiB. It also sizes the WAL, which holds what is not flushed.
     pub memtable_bytes: usize,
+    /// What the WAL's files are sized for instead, in bytes: more than `memtable_bytes` where several logs share memory and
+    /// the largest batch is to stay what it was.
+    pub wal_bytes: Option<usize>,
     /// Memory for what is read from segments, in bytes: footers take up to a half of it, and blocks what they leave.
     pub cache_bytes: usize,
     /// The largest batch taken, in bytes. A quarter of a WAL file is the limit all the same.
@@ -67,6 +70,7 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self {
             memtable_bytes: 512 << 20,
+            wal_bytes: None,
             cache_bytes: 32 << 20,
             batch_bytes_max: 1_048_588,
             flush_age_max: Duration::from_secs(60),
@@ -80,10 +84,14 @@ impl Default for LogOptions {
 }
 
 impl LogOptions {
-    /// Length of a WAL file: a quarter of the memtables' memory, at most 64 MiB.
+    /// What the WAL's files are sized for, in bytes.
+    pub fn wal_bytes(&self) -> usize {
+        self.wal_bytes.unwrap_or(self.memtable_bytes)
+    }
+
+    /// Length of a WAL file: a quarter of what the WAL is sized for, at most 64 MiB.
     pub(crate) fn wal_file_bytes(&self) -> usize {
-        (self.memtable_bytes / 4).min(WAL_FILE_BYTES_MAX) / crate::group::GROUP_ALIGNMENT
-            * crate::group::GROUP_ALIGNMENT
+        (self.wal_bytes() / 4).min(WAL_FILE_BYTES_MAX) / crate::group::GROUP_ALIGNMENT * crate::group::GROUP_ALIGNMENT
     }
 
     /// How many WAL files there may be: as many as the memtables' memory holds, at least four.
@@ -212,6 +220,38 @@ pub struct LogStats {
     pub disk_reserve_bytes: u64,
     /// Whether they are.
     pub disk_is_full: bool,
+}
+
+impl LogStats {
+    /// Of two logs together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            batches: self.batches + other.batches,
+            batch_bytes: self.batch_bytes + other.batch_bytes,
+            groups: self.groups + other.groups,
+            group_bytes: self.group_bytes + other.group_bytes,
+            flushes: self.flushes + other.flushes,
+            flushed_bytes: self.flushed_bytes + other.flushed_bytes,
+            merges: self.merges + other.merges,
+            merged_bytes: self.merged_bytes + other.merged_bytes,
+            compression_saved_bytes: self.compression_saved_bytes + other.compression_saved_bytes,
+            rounds: self.rounds + other.rounds,
+            segments: self.segments + other.segments,
+            segments_unreadable: self.segments_unreadable + other.segments_unreadable,
+            segment_bytes: self.segment_bytes + other.segment_bytes,
+            memtable_bytes: self.memtable_bytes + other.memtable_bytes,
+            footer_bytes: self.footer_bytes + other.footer_bytes,
+            partitions: self.partitions + other.partitions,
+            cache: self.cache.plus(other.cache),
+            // Of one file system: what was last seen of it may differ, and the worst counts.
+            disk_free_bytes: match (self.disk_free_bytes, other.disk_free_bytes) {
+                (0, seen) | (seen, 0) => seen,
+                (own, other) => own.min(other),
+            },
+            disk_reserve_bytes: self.disk_reserve_bytes.max(other.disk_reserve_bytes),
+            disk_is_full: self.disk_is_full || other.disk_is_full,
+        }
+    }
 }
 
 impl<R: Runtime> Log<R> {
@@ -464,7 +504,8 @@ impl<R: Runtime> Shared<R> {
     pub(crate) fn kept(&self, segment: SegmentId, partition: PartitionId) -> Option<Range<u64>> {
         let manifest = self.manifest_state();
         let known = manifest.partitions.get(&partition)?;
-        Some(known.log_start..known.clip_of(segment).unwrap_or(u64::MAX))
+        // A clip may lie below the log start: nothing of the segment counts then.
+        Some(known.log_start..known.clip_of(segment).unwrap_or(u64::MAX).max(known.log_start))
     }
 
     /// Has partitions start later, durably, and frees what only they used: WAL entries, then the manifest, then the files.

@@ -20,7 +20,6 @@ use wire::{
 
 use crate::{
     PartitionId,
-    disk_space::Lacking,
     error::{AcceptError, AppendError, LogFailed, ReadError, TrimError, TruncateError},
     flush,
     get::check_keys,
@@ -89,6 +88,8 @@ pub(crate) enum Status {
     Serving,
     /// A truncation is not synced yet.
     Truncating,
+    /// It is about to live in another log: it is read, and does not change.
+    Leaving,
     /// Its log is damaged from this offset on.
     Refused { from: u64 },
     /// It was deleted.
@@ -484,12 +485,17 @@ impl<R: Runtime> Partition<R> {
         if let Some(found) = self.segments_offset_at(timestamp_ms, log_start).await? {
             return Ok(Some(found).filter(|(offset, _)| *offset < high_watermark));
         }
-        let batch = self.log.wal.memtables.borrow_mut().find_timestamp(self.state.id, log_start, timestamp_ms);
-        let found = batch.and_then(|bytes| {
+        let mut from = log_start;
+        // A batch of a copy may hold nothing although its largest timestamp promised it.
+        while let Some(bytes) = self.log.wal.memtables.borrow_mut().find_timestamp(self.state.id, from, timestamp_ms) {
             let batch = Batch::parse_one(&bytes).expect("the index points at whole batches");
-            crate::index::first_record_at(&batch, timestamp_ms, log_start).expect("the log took only whole records")
-        });
-        Ok(found.filter(|(offset, _)| *offset < high_watermark))
+            let found = crate::index::first_record_at(&batch, timestamp_ms, log_start);
+            if let Some(found) = found.expect("the log took only whole records") {
+                return Ok(Some(found).filter(|(offset, _)| *offset < high_watermark));
+            }
+            from = batch.next_offset();
+        }
+        Ok(None)
     }
 
     /// Cuts off everything from `next_offset` on, durably; inside a batch: from the batch's start. Appends are refused
@@ -499,8 +505,10 @@ impl<R: Runtime> Partition<R> {
     /// [`TruncateError`].
     pub async fn truncate(&self, next_offset: u64, leader_epoch: i32) -> Result<(), TruncateError> {
         let _cutting = self.log.cutting.lock().await;
-        if self.state.status.get() == Status::Gone {
-            return Err(TruncateError::Gone);
+        match self.state.status.get() {
+            Status::Gone => return Err(TruncateError::Gone),
+            Status::Leaving => return Err(TruncateError::Leaving),
+            Status::Serving | Status::Truncating | Status::Refused { .. } => {}
         }
         let Offsets { log_start, log_end, .. } = self.offsets();
         if !(log_start..=log_end).contains(&next_offset) {
@@ -511,7 +519,7 @@ impl<R: Runtime> Partition<R> {
         if !planted("cut what is queued") {
             self.log.wal.synced(self.log.wal.lsn_last()).await?;
         }
-        let boundary = self.batch_boundary(next_offset).await;
+        let boundary = self.batch_start(next_offset).await;
         // Nothing has happened yet: life goes on. The batch that is cut may begin before the log does, which cannot go back.
         let next_offset = boundary.inspect_err(|_| self.state.set_status(before))?.max(log_start);
         let entry = Entry {
@@ -560,6 +568,7 @@ impl<R: Runtime> Partition<R> {
             _ if self.state.log_start.get() >= offset => Ok(self.state.log_start.get()),
             Status::Serving => Err(TrimError::Closing),
             Status::Truncating => Err(TrimError::Truncating),
+            Status::Leaving => Err(TrimError::Leaving),
             Status::Refused { from } => Err(TrimError::Refused { from }),
             Status::Gone => Err(TrimError::Gone),
         }
@@ -582,7 +591,7 @@ impl<R: Runtime> Partition<R> {
             // What was deleted is not lost.
             Status::Refused { from } => from.max(self.state.log_start()),
             Status::Gone => return Err(AcceptError::Gone),
-            Status::Serving | Status::Truncating => return Ok(None),
+            Status::Serving | Status::Truncating | Status::Leaving => return Ok(None),
         };
         let next_offset = self.end_of_loss().max(from);
         self.log.wal.memtables.borrow_mut().truncate(self.id(), from);
@@ -635,13 +644,13 @@ impl<R: Runtime> Partition<R> {
         Ok(())
     }
 
-    /// Decides where a batch goes, without changing anything.
+    /// Whether it takes any batch now.
     #[inline]
-    fn place(&self, header: &BatchHeader, bytes: usize, leader_epoch: i32) -> Result<Place, AppendError> {
-        let state = &self.state;
-        match state.status.get() {
+    pub(crate) fn check_takes(&self) -> Result<(), AppendError> {
+        match self.state.status.get() {
             Status::Serving => {}
             Status::Truncating => return Err(AppendError::Truncating),
+            Status::Leaving => return Err(AppendError::Leaving),
             Status::Refused { from } => return Err(AppendError::Refused { from }),
             Status::Gone => return Err(AppendError::Gone),
         }
@@ -651,6 +660,14 @@ impl<R: Runtime> Partition<R> {
         if self.log.wal.is_closing() {
             return Err(AppendError::Closing);
         }
+        Ok(())
+    }
+
+    /// Decides where a batch goes, without changing anything.
+    #[inline]
+    fn place(&self, header: &BatchHeader, bytes: usize, leader_epoch: i32) -> Result<Place, AppendError> {
+        let state = &self.state;
+        self.check_takes()?;
         let bytes_max = self.log.batch_bytes_max.min(state.batch_bytes_max.get() as usize);
         if bytes > bytes_max {
             return Err(AppendError::TooLarge { bytes, bytes_max });
@@ -670,21 +687,19 @@ impl<R: Runtime> Partition<R> {
                 needs_sync: true,
             }));
         }
-        if let Some(Lacking { free_bytes, wanted_bytes }) = self.log.space.full() {
-            return Err(AppendError::DiskFull { free_bytes, wanted_bytes });
-        }
+        self.log.space.check_append()?;
         Ok(Place::At(Entry { kind: EntryKind::Batch, partition: state.id, leader_epoch, base_offset, next_offset }))
     }
 
     /// Notes an append that was copied into group `lsn`.
     #[inline]
-    fn appended(&self, header: &BatchHeader, entry: Entry, lsn: Lsn) -> Appended {
+    pub(crate) fn appended(&self, header: &BatchHeader, entry: Entry, lsn: Lsn) -> Appended {
         let state = &self.state;
         state.log_end.set(entry.next_offset);
         state.begin_epoch(entry.leader_epoch, entry.base_offset);
         if header.producer != Producer::NONE {
             let now = self.log.rt.now();
-            state.producers.borrow_mut().record(&sequence_of(header), entry.base_offset, lsn, now);
+            state.producers.borrow_mut().record(&Sequence::of(header), entry.base_offset, lsn, now);
         }
         let needs_sync = match state.durability() {
             Durability::Durable => true,
@@ -721,7 +736,7 @@ impl<R: Runtime> Partition<R> {
     }
 
     fn check_sequence(&self, header: &BatchHeader) -> Result<Verdict, SequenceError> {
-        let sequence = sequence_of(header);
+        let sequence = Sequence::of(header);
         let checked = self.state.producers.borrow().check(&sequence);
         match checked {
             Err(SequenceError::TooManyProducers { .. }) => {
@@ -825,7 +840,7 @@ impl<R: Runtime> Partition<R> {
     }
 
     /// The start of the batch that contains `offset`, or `offset` itself between batches.
-    async fn batch_boundary(&self, offset: u64) -> Result<u64, TruncateError> {
+    pub(crate) async fn batch_start(&self, offset: u64) -> Result<u64, SegmentError> {
         let in_memory = self.log.wal.memtables.borrow_mut().get(self.state.id, offset).copied();
         let first_in_memory = self.log.wal.memtables.borrow_mut().first_offset(self.state.id);
         if let Some(slot) = in_memory
@@ -874,15 +889,6 @@ impl<R: Runtime> Partition<R> {
             return None;
         }
         self.state.lost.borrow().iter().find(|lost| lost.contains(&offset)).cloned()
-    }
-}
-
-pub(crate) fn sequence_of(header: &BatchHeader) -> Sequence {
-    Sequence {
-        producer_id: header.producer.id,
-        epoch: header.producer.epoch,
-        base_sequence: header.producer.base_sequence,
-        record_count: header.last_offset_delta + 1,
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use runtime::Instant;
 use rustc_hash::FxHashMap;
+use wire::record::BatchHeader;
 
 use crate::codec::{DecodeError, Reader, put_count};
 
@@ -38,6 +39,19 @@ pub struct Sequence {
     pub base_sequence: i32,
     /// Records in it, at least 1. Numbers go on at 0 after `i32::MAX`.
     pub record_count: i32,
+}
+
+impl Sequence {
+    /// What this header says.
+    #[inline]
+    pub(crate) fn of(header: &BatchHeader) -> Self {
+        Self {
+            producer_id: header.producer.id,
+            epoch: header.producer.epoch,
+            base_sequence: header.producer.base_sequence,
+            record_count: header.last_offset_delta + 1,
+        }
+    }
 }
 
 /// What to do with a batch.

@@ -29,8 +29,8 @@ use crate::{
     manifest::{Cut, Edit, Evidence, Fate, Manifest, Refusal, State as ManifestState},
     memtable::{Memtable, slot_of},
     memtables::{Memtables, Sealed},
-    partition::{PRODUCERS_MAX, State, Status, sequence_of},
-    producer_state::Producers,
+    partition::{PRODUCERS_MAX, State, Status},
+    producer_state::{Producers, Sequence},
     segment::{self, Segments},
     segment_map::SegmentMap,
     synced::Lsn,
@@ -297,7 +297,7 @@ impl<R: Runtime> Recovery<R> {
                 let batch = Batch::parse_one(&bytes[range.clone()]).expect("its entry holds");
                 let header = batch.header();
                 if header.producer != Producer::NONE {
-                    state.producers.borrow_mut().record(&sequence_of(header), entry.base_offset, lsn, self.now);
+                    state.producers.borrow_mut().record(&Sequence::of(header), entry.base_offset, lsn, self.now);
                 }
                 self.memtables[file].put(id, slot_of(bytes, range, group));
             }
@@ -339,7 +339,8 @@ impl<R: Runtime> Recovery<R> {
             Touched::Any => (self.states.keys().copied().collect(), None, Evidence::Nothing),
         };
         for id in ids {
-            if self.dropped.contains_key(&id) {
+            // One that was dropped may have begun again since.
+            if self.dropped.contains_key(&id) && !self.states.contains_key(&id) {
                 continue;
             }
             if let Touched::Entry(_, _, end) | Touched::Partition(_, end) = touched {

@@ -81,7 +81,8 @@ impl SegmentMap {
             let ends_before = matches!(segment.extent, Extent::Own { next_offset, .. } if next_offset <= offsets.start);
             if !ends_before {
                 let clip = state.clip_of(partition, segment.id).unwrap_or(u64::MAX);
-                found.push((segment.clone(), offsets.start..offsets.end.min(clip)));
+                // A clip may lie below the log start: nothing of the segment counts then.
+                found.push((segment.clone(), offsets.start..offsets.end.min(clip).max(offsets.start)));
             }
         }
         (found, place)

@@ -31,7 +31,7 @@ fn edit(state: &State, seed: [u64; 4]) -> Edit {
     let intent = (!intents.is_empty()).then(|| intents[a as usize % intents.len()]);
     let segments =
         |first: SegmentId, count: u32| (0..count.min(b as u32 % 4)).map(|index| segment(first, index, c)).collect();
-    match (kind % 16, intent) {
+    match (kind % 17, intent) {
         (0, _) => Edit::Open,
         (1 | 2, _) => Edit::Intent(Intent { first: SegmentId(state.next_segment.0 + a % 2), count: 1 + b as u32 % 3 }),
         (3, Some((&first, _))) => Edit::Abandon { intent: first },
@@ -53,6 +53,12 @@ fn edit(state: &State, seed: [u64; 4]) -> Edit {
         (12, _) => Edit::Accept { partition, next_offset: b % 100 },
         (13, _) => Edit::Lost { partition, offsets: b % 100..b % 100 + c % 10 },
         (14, _) => Edit::Drop { partition, lsn: state.next_lsn + c % 4 },
+        (16, _) => Edit::Begin {
+            partition,
+            base_offset: b % 100,
+            lost: (c % 2 == 0).then_some(200..201).into_iter().collect(),
+            producers: vec![c as u8],
+        },
         _ => Edit::Deleted { segments: state.obsolete.iter().copied().collect() },
     }
 }
@@ -112,8 +118,7 @@ fn check_invariants(state: &State) {
     assert_eq!(state.fate(state.next_segment), Fate::Unknown);
     assert!(live.is_disjoint(&state.obsolete));
     assert!(state.flushed.lsn < state.next_lsn.max(1));
-    for (id, partition) in &state.partitions {
-        assert!(!state.dropped.contains_key(id), "{id:?} was dropped");
+    for partition in state.partitions.values() {
         assert!(
             partition.clips.is_sorted_by(|a, b| a.next_offset < b.next_offset && a.segments_below < b.segments_below)
         );

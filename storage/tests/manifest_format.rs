@@ -92,6 +92,10 @@ fn edits() -> Vec<(Edit, &'static str)> {
         (Edit::Quarantine { partition: P }, "010d0700000000000000"),
         (Edit::Drop { partition: P, lsn: 43 }, "010e07000000000000002b00000000000000"),
         (Edit::Clean { last_lsn: 44, next_lsn: 46 }, "010f2c000000000000002e00000000000000"),
+        (
+            Edit::Begin { partition: P, base_offset: 100, lost: vec![110..120], producers: vec![0xaa, 0xbb] },
+            "011007000000000000006400000000000000010000006e00000000000000780000000000000002000000aabb",
+        ),
     ]
 }
 
@@ -174,6 +178,6 @@ fn nothing_may_be_missing_or_too_much() {
 fn later_versions_and_kinds_are_told_from_nonsense() {
     let later = |field, found, known| Err(DecodeError::Unknown { field, found, known });
     assert_eq!(Edit::decode(&[2, 1]), later("version of the edit", 2, 1));
-    assert_eq!(Edit::decode(&[1, 16]), later("kind of the edit", 16, 15));
+    assert_eq!(Edit::decode(&[1, 17]), later("kind of the edit", 17, 16));
     assert_eq!(State::decode(&[2]).map(drop), later("version of the snapshot", 2, 1).map(|_: Edit| ()));
 }

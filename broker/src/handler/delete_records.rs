@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use runtime::Runtime;
-use wire::PartitionId;
+use wire::{ErrorCode, PartitionId};
 
 use super::error::TrimError;
 use crate::{
@@ -42,10 +42,15 @@ pub(crate) async fn delete_records<R: Runtime>(shard: &Rc<Shard<R>>, before: &[B
 pub(crate) async fn delete_here<R: Runtime>(shard: &Shard<R>, before: &[Before]) -> Vec<Trimmed> {
     let mut trimmed = Vec::with_capacity(before.len());
     for &(partition, offset) in before {
-        trimmed.push(match shard.partition(partition) {
+        let outcome = match shard.partition(partition) {
             Some(partition) => partition.delete_before(offset).await.map_err(TrimError::from),
             None => Err(TrimError::UnknownPartition),
-        });
+        };
+        trimmed.push(outcome.map_err(|error| match error.code() {
+            // It moved.
+            ErrorCode::UnknownPartition if shard.is_known(partition) => TrimError::Busy,
+            _ => error,
+        }));
     }
     trimmed
 }

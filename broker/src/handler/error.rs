@@ -15,6 +15,9 @@ pub(crate) enum ProduceError {
     /// No partition of this id.
     #[error("there is no such partition: its topic was deleted, or never was")]
     UnknownPartition,
+    /// It lives in another log than the batch was sent to: it moved.
+    #[error("the partition moved while the batch was on its way; nothing was appended")]
+    Moved,
     /// Larger than any batch may be.
     #[error("the batch has {bytes} bytes, at most {bytes_max} are taken")]
     TooLarge { bytes: usize, bytes_max: usize },
@@ -41,6 +44,9 @@ pub(crate) enum FetchError {
     /// No partition of this id.
     #[error("there is no such partition: its topic was deleted, or never was")]
     UnknownPartition,
+    /// It is served elsewhere: it moved.
+    #[error("the partition moved while the request was on its way; nothing was read")]
+    Moved,
     /// The log could not give it.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -74,6 +80,7 @@ impl ProduceError {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::UnknownPartition => ErrorCode::UnknownPartition,
+            Self::Moved => ErrorCode::NotLeader,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::Batch(error) => ErrorCode::from(error),
             Self::Append(error) => append_code(error),
@@ -90,6 +97,7 @@ impl FetchError {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::UnknownPartition => ErrorCode::UnknownPartition,
+            Self::Moved => ErrorCode::NotLeader,
             Self::Read(error) => read_code(error),
             Self::Busy => ErrorCode::Busy,
         }
@@ -116,7 +124,7 @@ fn append_code(error: &AppendError) -> ErrorCode {
         AppendError::Batch(error) => ErrorCode::from(error),
         AppendError::Refused { .. } => ErrorCode::PartitionRefused,
         AppendError::DiskFull { .. } => ErrorCode::StorageFull,
-        AppendError::Truncating => ErrorCode::Busy,
+        AppendError::Truncating | AppendError::Leaving => ErrorCode::Busy,
         AppendError::Gone => ErrorCode::UnknownPartition,
         AppendError::Closing => ErrorCode::ShuttingDown,
         AppendError::Failed(_) => ErrorCode::ShuttingDown,
@@ -162,7 +170,7 @@ impl TrimError {
             Self::UnknownPartition | Self::Log(Log::Gone) => ErrorCode::UnknownPartition,
             Self::Log(Log::OutOfRange { .. }) => ErrorCode::OffsetOutOfRange,
             Self::Log(Log::Refused { .. }) => ErrorCode::PartitionRefused,
-            Self::Log(Log::Truncating) | Self::Busy => ErrorCode::Busy,
+            Self::Log(Log::Truncating | Log::Leaving) | Self::Busy => ErrorCode::Busy,
             Self::Log(Log::Closing) => ErrorCode::ShuttingDown,
             // The process is about to end; whether it was done is found out by the next one.
             Self::Log(Log::Failed(_)) => ErrorCode::TimedOut,
@@ -276,6 +284,11 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         | Refusal::NoMoreProducerIds
         | Refusal::LogKnown { .. }
         | Refusal::TooManyLogs { .. }
-        | Refusal::NoLog => ErrorCode::Internal,
+        | Refusal::NoLog
+        | Refusal::UnknownLog { .. }
+        | Refusal::LogInUse { .. }
+        | Refusal::UnknownPartition { .. }
+        | Refusal::HasCopy { .. }
+        | Refusal::NotPrepared { .. } => ErrorCode::Internal,
     }
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, pin::Pin, rc::Rc, time::Duration};
 use bytes::Bytes;
 use futures_lite::future;
 use runtime::{Runtime, mesh};
-use storage::Offsets;
+use storage::{Offsets, ReadError};
 use wire::PartitionId;
 
 use super::error::FetchError;
@@ -137,11 +137,13 @@ async fn read_here<R: Runtime>(
 ) -> Fetched<R::Frozen> {
     let Some(partition) = shard.partition(position.partition) else {
         shard.metrics.count(Metric::FetchRefused);
-        return Fetched { offsets: Offsets::default(), batches: Err(FetchError::UnknownPartition) };
+        return Fetched { offsets: Offsets::default(), batches: Err(missing(shard, position.partition)) };
     };
     let bytes_max = position.bytes_max.min(*bytes_left);
     let batches = match partition.read(position.offset, bytes_max).await {
         Ok(batches) if batches.bytes > bytes_max && !*is_first => Ok(nothing(position.offset)),
+        // It moved while it was read.
+        Err(ReadError::Gone) => Err(missing(shard, position.partition)),
         other => other.map_err(FetchError::Read),
     };
     match &batches {
@@ -154,6 +156,11 @@ async fn read_here<R: Runtime>(
     }
     // Asked for last, so that no batch lies beyond the high watermark that is told.
     Fetched { offsets: partition.offsets(), batches }
+}
+
+/// What is told of a partition that is not led here.
+pub(crate) fn missing<R: Runtime>(shard: &Shard<R>, partition: PartitionId) -> FetchError {
+    if shard.is_known(partition) { FetchError::Moved } else { FetchError::UnknownPartition }
 }
 
 fn nothing<S>(offset: u64) -> FetchedBatches<S> {
@@ -228,9 +235,12 @@ pub(crate) async fn watch_for_other<R: Runtime>(
     given_up: mesh::Inbox<()>,
     reply: Reply<()>,
 ) {
-    let known = |(partition, offset)| Some((shard.partition(partition)?, offset));
+    let led = |(partition, offset)| Some((shard.partition(partition)?, offset));
     let seen = async {
-        visible_in_any(positions.into_iter().filter_map(known).collect()).await;
+        // One that moved away is found where it went by whoever asks.
+        if let Some(led) = positions.into_iter().map(led).collect::<Option<Vec<_>>>() {
+            visible_in_any(led).await;
+        }
         let _ = reply.try_send(());
     };
     future::or(seen, async {

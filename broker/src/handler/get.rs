@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use runtime::Runtime;
-use wire::PartitionId;
+use wire::{ErrorCode, PartitionId};
 
 use super::error::GetError;
 use crate::{
@@ -30,6 +30,13 @@ pub(crate) async fn get<R: Runtime>(shard: &Rc<Shard<R>>, partition: PartitionId
 
 /// Looks up a key of this shard's partition.
 pub(crate) async fn get_here<R: Runtime>(shard: &Shard<R>, partition: PartitionId, key: &[u8]) -> Got {
-    let partition = shard.partition(partition).ok_or(GetError::UnknownPartition)?;
-    partition.get(key).await
+    let got = match shard.partition(partition) {
+        Some(partition) => partition.get(key).await,
+        None => Err(GetError::UnknownPartition),
+    };
+    got.map_err(|error| match error.code() {
+        // It moved.
+        ErrorCode::UnknownPartition if shard.is_known(partition) => GetError::Busy,
+        _ => error,
+    })
 }

@@ -44,7 +44,7 @@ pub(crate) fn of_shard<R: Runtime>(shard: &Shard<R>) -> ShardHealth {
         return ShardHealth { state: State::Stopping, reason: "it finishes what is under way and closes".to_owned() };
     }
     let mut reasons = Vec::new();
-    let log = shard.log.stats();
+    let log = shard.logs.stats();
     if log.disk_is_full {
         let (free, reserve) = (log.disk_free_bytes, log.disk_reserve_bytes);
         reasons.push(format!("the disk is full: {free} bytes are free, {reserve} are kept; nothing is taken"));
@@ -53,7 +53,7 @@ pub(crate) fn of_shard<R: Runtime>(shard: &Shard<R>) -> ShardHealth {
     if refused > 0 {
         reasons.push(format!("the log is damaged: {refused} partitions take and give nothing behind the damage"));
     }
-    let quarantined = shard.log.quarantined().len();
+    let quarantined = shard.logs.quarantined();
     if quarantined > 0 {
         reasons.push(format!(
             "its disk holds {quarantined} partitions that metadata does not know; nothing of them is served or deleted"

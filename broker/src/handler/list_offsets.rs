@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use runtime::Runtime;
+use storage::ReadError;
 use wire::PartitionId;
 
-use super::error::FetchError;
+use super::{error::FetchError, fetch::missing};
 use crate::{
     request::{At, ListedOffset},
     shard::{
@@ -48,13 +49,17 @@ pub(crate) async fn list_here<R: Runtime>(shard: &Shard<R>, queries: &[Query]) -
 }
 
 async fn list_one<R: Runtime>(shard: &Shard<R>, partition: PartitionId, at: At) -> ListedOffset {
-    let partition = shard.partition(partition).ok_or(FetchError::UnknownPartition)?;
+    let missing = || missing(shard, partition);
+    let partition = shard.partition(partition).ok_or_else(missing)?;
     match at {
         At::Earliest => Ok((partition.offsets().log_start, None)),
         At::Latest => Ok((partition.offsets().high_watermark, None)),
-        At::Timestamp(timestamp_ms) => match partition.offset_at(timestamp_ms).await? {
-            Some((offset, timestamp_ms)) => Ok((offset, Some(timestamp_ms))),
-            None => Ok((partition.offsets().high_watermark, None)),
+        At::Timestamp(timestamp_ms) => match partition.offset_at(timestamp_ms).await {
+            Ok(Some((offset, timestamp_ms))) => Ok((offset, Some(timestamp_ms))),
+            Ok(None) => Ok((partition.offsets().high_watermark, None)),
+            // It moved while it was looked into.
+            Err(ReadError::Gone) => Err(missing()),
+            Err(error) => Err(error.into()),
         },
     }
 }

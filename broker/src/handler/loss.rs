@@ -42,7 +42,10 @@ pub(crate) fn accept_for_other<R: Runtime>(
 }
 
 async fn accept_here<R: Runtime>(shard: &Shard<R>, partition: PartitionId) -> Result<Option<Range<u64>>, LossError> {
-    let led = shard.partition(partition).ok_or(LossError::UnknownPartition)?;
+    let led = shard.partition(partition).ok_or_else(|| {
+        // It moved, or is not known here yet.
+        if shard.is_known(partition) { LossError::Busy } else { LossError::UnknownPartition }
+    })?;
     let lost = led.accept_loss().await?;
     if let Some(lost) = &lost {
         tracing::warn!("partition {partition} goes on at offset {}: {lost:?} are given up as lost", lost.end);

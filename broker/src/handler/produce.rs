@@ -1,18 +1,19 @@
-//! Produce: append on the partition's shard, here or there, and bring the outcomes home.
+//! Produce: append to the partition's log, here or there, and bring the outcomes home.
 //!
-//! Batches of this shard are appended straight from the receive buffer. Those of other shards are copied once into one
-//! bundle for each shard, which leaves when the connection's read has been handled, so order within a partition is the
-//! order of the connection: one inbox, one queue behind it.
+//! Batches of this shard's own log are appended straight from the receive buffer. Those of other logs, a spare one of this
+//! shard among them, are copied once into one bundle for each log, which leaves when the connection's read has been
+//! handled, so order within a partition is the order of the connection: one inbox, one queue behind it.
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use futures_lite::future;
 use runtime::{Instant, Runtime, mesh};
-use storage::Lsn;
+use storage::{Log, Lsn};
 use wire::PartitionId;
 
 use super::error::ProduceError;
 use crate::{
+    meta::LogNumber,
     metrics::Metric,
     partition::Append,
     request::{Placed, ProduceOutcome},
@@ -25,10 +26,10 @@ use crate::{
 /// The longest a client may have a produce request wait for its ack, and what it gets if it does not say.
 const TIMEOUT_MAX: Duration = Duration::from_secs(120);
 
-/// Bundles from other shards that wait for room in the log.
+/// Bundles that wait for room in one log.
 const BUNDLES_MAX: usize = 256;
 
-/// Batches for one shard, from one read of one connection.
+/// Batches for one log, from one read of one connection.
 #[derive(Debug)]
 pub(crate) struct Bundle {
     /// The partition of each batch, and its bytes.
@@ -39,10 +40,10 @@ pub(crate) struct Bundle {
     room_until: Instant,
 }
 
-/// Produce requests of one read that touch other shards. `T` says how to answer.
+/// Produce requests of one read that touch other logs than the shard's own. `T` says how to answer.
 pub(crate) struct Crossing<T> {
     requests: Vec<CrossingRequest<T>>,
-    bundles: BTreeMap<u16, Bundle>,
+    bundles: BTreeMap<LogNumber, Bundle>,
 }
 
 struct CrossingRequest<T> {
@@ -54,9 +55,9 @@ struct CrossingRequest<T> {
 /// One batch of a crossing request.
 enum Part {
     Here(Result<Placed, ProduceError>),
-    /// Which batch of that shard's bundle it is.
+    /// Which batch of that log's bundle it is.
     There {
-        shard: u16,
+        log: LogNumber,
         row: usize,
     },
 }
@@ -69,21 +70,24 @@ pub(crate) fn deadline(now: Instant, timeout_ms: u32) -> Instant {
     }
 }
 
-/// Appends a batch to a partition of this shard.
+/// Appends a batch to a partition of a log that this shard runs.
 #[inline]
 pub(crate) fn append<R: Runtime>(
     shard: &Shard<R>,
+    log: LogNumber,
     partition: PartitionId,
     batch: &[u8],
 ) -> Result<Placed, ProduceError> {
     let appended = match shard.partitions().get(&partition) {
-        Some(partition) => partition.append(batch, shard.limits().batch_bytes_max),
-        None => Err(ProduceError::UnknownPartition),
+        Some(stored) if stored.log() == log && !shard.pauses.holds(partition) => {
+            stored.append(batch, shard.limits().batch_bytes_max)
+        }
+        _ => Err(refusal(shard, partition)),
     };
     counted(shard, batch.len(), appended)
 }
 
-/// The same for a batch that was received into a block of the log's.
+/// The same for a batch that was received into a block, and the shard's own log.
 pub(crate) fn append_block<R: Runtime>(
     shard: &Shard<R>,
     partition: PartitionId,
@@ -91,10 +95,24 @@ pub(crate) fn append_block<R: Runtime>(
     batch_bytes: usize,
 ) -> Result<Placed, ProduceError> {
     let appended = match shard.partition(partition) {
-        Some(partition) => partition.append_block(block, batch_bytes),
-        None => Err(ProduceError::UnknownPartition),
+        Some(stored) if stored.log() == shard.logs.own_number() && !shard.pauses.holds(partition) => {
+            stored.append_block(block, batch_bytes)
+        }
+        _ => Err(refusal(shard, partition)),
     };
     counted(shard, batch_bytes, appended)
+}
+
+/// What is told of a batch for a partition that takes none, or does not live where it was sent.
+#[cold]
+fn refusal<R: Runtime>(shard: &Shard<R>, partition: PartitionId) -> ProduceError {
+    if shard.pauses.holds(partition) {
+        ProduceError::Busy
+    } else if shard.is_known(partition) {
+        ProduceError::Moved
+    } else {
+        ProduceError::UnknownPartition
+    }
 }
 
 #[inline]
@@ -118,13 +136,13 @@ fn counted<R: Runtime>(
     }
 }
 
-/// Waits until the log takes another batch; false when `until` comes first.
-pub(crate) async fn room<R: Runtime>(shard: &Shard<R>, until: Instant) -> bool {
-    if shard.log.has_room() {
+/// Waits until a log takes another batch; false when `until` comes first. Partitions may be paused beside.
+pub(crate) async fn room<R: Runtime>(shard: &Shard<R>, log: &Log<R>, until: Instant) -> bool {
+    if log.has_room() {
         return true;
     }
     let room = async {
-        shard.log.admit().await;
+        log.admit().await;
         true
     };
     let too_late = async {
@@ -157,11 +175,12 @@ impl<T: 'static> Crossing<T> {
         self.requests.push(CrossingRequest { answer, deadline, parts });
     }
 
-    /// Adds a batch to the request begun last: appends it here or copies it for its shard.
+    /// Adds a batch to the request begun last: appends it here or copies it for its log.
     pub(crate) fn add<R: Runtime>(&mut self, shard: &Shard<R>, partition: PartitionId, batch: &[u8], now: Instant) {
-        let part = match shard.shard_of(partition) {
-            Some(there) if there != shard.index => self.bundle(shard, there, partition, batch, now),
-            _ => Part::Here(append(shard, partition, batch)),
+        let own = shard.logs.own_number();
+        let part = match shard.log_of(partition) {
+            Some(log) if log != own => self.bundle(shard, log, partition, batch, now),
+            _ => Part::Here(append(shard, own, partition, batch)),
         };
         let request = self.requests.last_mut().expect("a request was begun");
         request.parts.push((partition, part));
@@ -173,17 +192,16 @@ impl<T: 'static> Crossing<T> {
         shard: &Rc<Shard<R>>,
         mut answer: impl FnMut(T, Vec<(PartitionId, ProduceOutcome)>) + 'static,
     ) {
-        let calls: Vec<_> =
-            self.bundles.into_iter().map(|(there, bundle)| (there, send(shard, there, bundle))).collect();
+        let calls: Vec<_> = self.bundles.into_iter().map(|(log, bundle)| (log, send(shard, log, bundle))).collect();
         let (home, requests) = (Rc::clone(shard), self.requests);
         shard.start(async move {
             let mut outcomes = BTreeMap::new();
-            for (there, call) in calls {
+            for (log, call) in calls {
                 let arrived = match call {
                     Some(call) => call.receive().await.unwrap_or_default(),
                     None => Vec::new(),
                 };
-                outcomes.insert(there, arrived.into_iter().map(Some).collect::<Vec<_>>());
+                outcomes.insert(log, arrived.into_iter().map(Some).collect::<Vec<_>>());
             }
             for CrossingRequest { answer: to, deadline, parts } in requests {
                 let here = parts.iter().filter_map(|(_, part)| match part {
@@ -194,8 +212,8 @@ impl<T: 'static> Crossing<T> {
                 let mut finish = |(partition, part)| {
                     let outcome = match part {
                         Part::Here(outcome) => outcome.and_then(|placed: Placed| placed.acknowledge_by(synced)),
-                        Part::There { shard, row } => {
-                            let arrived = outcomes.get_mut(&shard).and_then(|rows| rows.get_mut(row)?.take());
+                        Part::There { log, row } => {
+                            let arrived = outcomes.get_mut(&log).and_then(|rows| rows.get_mut(row)?.take());
                             arrived.unwrap_or(Err(ProduceError::Busy))
                         }
                     };
@@ -210,7 +228,7 @@ impl<T: 'static> Crossing<T> {
     fn bundle<R: Runtime>(
         &mut self,
         shard: &Shard<R>,
-        there: u16,
+        log: LogNumber,
         partition: PartitionId,
         batch: &[u8],
         now: Instant,
@@ -222,16 +240,17 @@ impl<T: 'static> Crossing<T> {
         }
         let room_until = now + limits.produce_wait_max;
         let empty = || Bundle { rows: Vec::new(), bytes: Vec::new(), room_until };
-        let bundle = self.bundles.entry(there).or_insert_with(empty);
+        let bundle = self.bundles.entry(log).or_insert_with(empty);
         bundle.rows.push((partition, batch.len()));
         bundle.bytes.extend_from_slice(batch);
-        Part::There { shard: there, row: bundle.rows.len() - 1 }
+        Part::There { log, row: bundle.rows.len() - 1 }
     }
 }
 
-fn send<R: Runtime>(shard: &Shard<R>, there: u16, bundle: Bundle) -> Option<mesh::Inbox<Vec<ProduceOutcome>>> {
+fn send<R: Runtime>(shard: &Shard<R>, log: LogNumber, bundle: Bundle) -> Option<mesh::Inbox<Vec<ProduceOutcome>>> {
     let (reply, answer) = call();
-    shard.send(there, Message::Produce { bundle, reply }).then_some(answer)
+    let there = shard.placement().shard_of_log(log);
+    shard.send(there, Message::Produce { log, bundle, reply }).then_some(answer)
 }
 
 /// The sync group that the last of these waits for; 0 if none waits.
@@ -240,7 +259,7 @@ fn last_lsn<'a>(outcomes: impl Iterator<Item = &'a Result<Placed, ProduceError>>
     placed.map(|placed| placed.appended.lsn()).max().unwrap_or(0)
 }
 
-/// How far the log is synced once it is so up to `lsn`, or at `deadline`.
+/// How far the shard's own log is synced once it is so up to `lsn`, or at `deadline`.
 async fn synced_by<R: Runtime>(shard: &Shard<R>, lsn: Lsn, deadline: Instant) -> storage::Synced {
     if shard.log.synced_now().lsn() < lsn {
         let synced = async { drop(shard.log.synced(lsn).await) };
@@ -249,40 +268,58 @@ async fn synced_by<R: Runtime>(shard: &Shard<R>, lsn: Lsn, deadline: Instant) ->
     shard.log.synced_now()
 }
 
-/// Appends what other shards send, in the order in which it arrived. Waiting for room, it holds up nothing else.
+/// Appends bundles to the logs of this shard, those for one log in the order in which they arrived. One that waits for
+/// room holds up nothing else.
 pub(crate) struct Arrivals {
-    queue: mesh::Sender<(Bundle, Reply<Vec<ProduceOutcome>>)>,
+    queues: BTreeMap<LogNumber, mesh::Sender<Arrived>>,
 }
 
+type Arrived = (Bundle, Reply<Vec<ProduceOutcome>>);
+
 impl Arrivals {
-    /// Starts the task that appends.
+    /// Starts a task for each log that appends.
     pub(crate) fn start<R: Runtime>(shard: &Rc<Shard<R>>) -> Self {
-        let (queue, arrived) = mesh::inbox::<(Bundle, Reply<Vec<ProduceOutcome>>)>(BUNDLES_MAX);
-        let appending = Rc::clone(shard);
-        shard.start(async move {
-            while let Some((bundle, reply)) = arrived.receive().await {
-                append_bundle(&appending, bundle, reply).await;
-            }
-        });
-        Self { queue }
+        let start = |(number, _)| {
+            let (queue, arrived) = mesh::inbox::<Arrived>(BUNDLES_MAX);
+            let appending = Rc::clone(shard);
+            shard.start(async move {
+                while let Some((bundle, reply)) = arrived.receive().await {
+                    // One that was given up is not held: who sent the bundle hears of no outcome.
+                    let Some(log) = appending.logs.get(number) else { return };
+                    append_bundle(&appending, number, &log, bundle, reply).await;
+                }
+            });
+            (number, queue)
+        };
+        Self { queues: shard.logs.all().into_iter().map(start).collect() }
     }
 
     /// Takes a bundle, or drops it when too many wait: then its sender hears of no outcome, which it takes for Busy.
-    pub(crate) fn take(&self, bundle: Bundle, reply: Reply<Vec<ProduceOutcome>>) {
-        let _ = self.queue.try_send((bundle, reply));
+    pub(crate) fn take(&self, log: LogNumber, bundle: Bundle, reply: Reply<Vec<ProduceOutcome>>) {
+        if let Some(queue) = self.queues.get(&log) {
+            let _ = queue.try_send((bundle, reply));
+        }
     }
 }
 
-async fn append_bundle<R: Runtime>(shard: &Rc<Shard<R>>, bundle: Bundle, reply: Reply<Vec<ProduceOutcome>>) {
-    let has_room = room(shard, bundle.room_until).await;
+async fn append_bundle<R: Runtime>(
+    shard: &Rc<Shard<R>>,
+    number: LogNumber,
+    log: &Log<R>,
+    bundle: Bundle,
+    reply: Reply<Vec<ProduceOutcome>>,
+) {
+    let partitions = bundle.rows.iter().map(|&(partition, _)| partition);
+    let has_room =
+        room(shard, log, bundle.room_until).await && shard.pauses.over(&shard.rt, partitions, bundle.room_until).await;
     let mut rest = &bundle.bytes[..];
     let mut take = |(partition, bytes)| {
         let (batch, behind) = rest.split_at(bytes);
         rest = behind;
-        if has_room { append(shard, partition, batch) } else { Err(ProduceError::Busy) }
+        if has_room { append(shard, number, partition, batch) } else { Err(ProduceError::Busy) }
     };
     let outcomes: Vec<_> = bundle.rows.into_iter().map(&mut take).collect();
-    let (log, lsn) = (shard.log.clone(), last_lsn(outcomes.iter()));
+    let (log, lsn) = (log.clone(), last_lsn(outcomes.iter()));
     shard.start(async move {
         let synced = log.synced(lsn).await;
         let finish = |outcome: Result<Placed, ProduceError>| match &synced {

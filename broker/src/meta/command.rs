@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use storage::codec::{DecodeError, Reader, put_bytes, put_count};
 use wire::{PartitionId, TopicId};
 
-use super::topic::TopicName;
+use super::{
+    logs::LogNumber,
+    topic::{TopicName, TopicPartition},
+};
 
 /// Version of the encoding.
 const VERSION: u8 = 1;
 
 /// The highest kind of command.
-const KIND_MAX: u8 = 7;
+const KIND_MAX: u8 = 12;
 
 /// One change of the metadata. What it does is told in [`State::apply`](super::State::apply).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +26,7 @@ pub enum Command {
     },
     /// Logs exist, empty; they get the next numbers.
     RegisterLogs {
-        /// Their ids, in the order of their shards.
+        /// Their ids.
         ids: Vec<u128>,
     },
     /// A topic is created. Its partitions go to the logs that have the fewest.
@@ -42,7 +45,8 @@ pub enum Command {
         /// Its name.
         name: TopicName,
     },
-    /// The logs of these deleted partitions hold nothing of them any more.
+    /// The logs of these deleted partitions hold nothing of them any more. Versions wrote it that knew no moves; now it is
+    /// [`Self::ConfirmErased`], which says which logs.
     ConfirmDropped {
         /// The partitions.
         partitions: Vec<PartitionId>,
@@ -57,6 +61,35 @@ pub enum Command {
         set: BTreeMap<String, String>,
         /// The settings that go back to their defaults.
         unset: Vec<String>,
+    },
+    /// These logs have no shard of their own: they take no new partitions. All others that are not retired do.
+    SpareLogs {
+        /// Their numbers.
+        logs: Vec<LogNumber>,
+    },
+    /// A spare log that holds nothing is given up; its directory goes afterwards.
+    RetireLog {
+        /// Its number.
+        log: LogNumber,
+    },
+    /// A partition is about to be copied into another log. The copy is a tombstone until it is moved there.
+    PrepareMove {
+        /// The partition.
+        partition: PartitionId,
+        /// The other log.
+        to: LogNumber,
+    },
+    /// The copy that was prepared is whole, and is the partition from now on; the former one is a tombstone.
+    MovePartition {
+        /// The partition.
+        partition: PartitionId,
+        /// The log it lives in now.
+        to: LogNumber,
+    },
+    /// These logs hold nothing of these partitions any more.
+    ConfirmErased {
+        /// Partition and log of each.
+        copies: Vec<TopicPartition>,
     },
 }
 
@@ -88,6 +121,18 @@ impl Command {
                 put_count(&mut out, unset.len());
                 unset.iter().for_each(|name| put_bytes(&mut out, name.as_bytes()));
             }
+            Self::SpareLogs { logs } => {
+                put_count(&mut out, logs.len());
+                logs.iter().for_each(|log| out.extend_from_slice(&log.to_le_bytes()));
+            }
+            Self::RetireLog { log } => out.extend_from_slice(&log.to_le_bytes()),
+            Self::PrepareMove { partition, to } | Self::MovePartition { partition, to } => {
+                put_partition(&mut out, TopicPartition { id: *partition, log: *to });
+            }
+            Self::ConfirmErased { copies } => {
+                put_count(&mut out, copies.len());
+                copies.iter().for_each(|&copy| put_partition(&mut out, copy));
+            }
         }
         out
     }
@@ -115,11 +160,18 @@ impl Command {
                 Self::ConfirmDropped { partitions: r.list("count of partitions", 8, partition)? }
             }
             6 => Self::ReserveProducerIds,
-            _ => Self::AlterTopic {
+            7 => Self::AlterTopic {
                 name: read_name(r)?,
                 set: read_settings(r)?,
                 unset: r.list("count of settings", 4, |r| r.string("name of a setting").map(str::to_owned))?,
             },
+            8 => Self::SpareLogs { logs: r.list("count of logs", 4, |r| r.u32("log"))? },
+            9 => Self::RetireLog { log: r.u32("log")? },
+            kind @ (10 | 11) => {
+                let TopicPartition { id: partition, log: to } = read_partition(r)?;
+                if kind == 10 { Self::PrepareMove { partition, to } } else { Self::MovePartition { partition, to } }
+            }
+            _ => Self::ConfirmErased { copies: r.list("count of copies", 12, read_partition)? },
         };
         reader.finish()?;
         Ok(command)
@@ -134,7 +186,12 @@ impl Command {
             Self::DeleteTopic { .. } => 4,
             Self::ConfirmDropped { .. } => 5,
             Self::ReserveProducerIds => 6,
-            Self::AlterTopic { .. } => KIND_MAX,
+            Self::AlterTopic { .. } => 7,
+            Self::SpareLogs { .. } => 8,
+            Self::RetireLog { .. } => 9,
+            Self::PrepareMove { .. } => 10,
+            Self::MovePartition { .. } => 11,
+            Self::ConfirmErased { .. } => KIND_MAX,
         }
     }
 }
@@ -142,6 +199,15 @@ impl Command {
 pub(super) fn read_name(reader: &mut Reader<'_>) -> Result<TopicName, DecodeError> {
     let name = reader.string("topic name")?;
     name.parse().map_err(|_| reader.malformed("topic name", name.len()))
+}
+
+pub(super) fn put_partition(out: &mut Vec<u8>, partition: TopicPartition) {
+    out.extend_from_slice(&partition.id.0.to_le_bytes());
+    out.extend_from_slice(&partition.log.to_le_bytes());
+}
+
+pub(super) fn read_partition(reader: &mut Reader<'_>) -> Result<TopicPartition, DecodeError> {
+    Ok(TopicPartition { id: PartitionId(reader.u64("partition")?), log: reader.u32("log of a partition")? })
 }
 
 pub(super) fn put_settings(out: &mut Vec<u8>, settings: &BTreeMap<String, String>) {
@@ -209,6 +275,14 @@ mod tests {
                     "0100000061",
                 ),
             ),
+            (Command::SpareLogs { logs: vec![1, 2] }, "0108020000000100000002000000"),
+            (Command::RetireLog { log: 2 }, "010902000000"),
+            (Command::PrepareMove { partition: PartitionId(1), to: 1 }, "010a010000000000000001000000"),
+            (Command::MovePartition { partition: PartitionId(1), to: 1 }, "010b010000000000000001000000"),
+            (
+                Command::ConfirmErased { copies: vec![TopicPartition { id: PartitionId(4), log: 1 }] },
+                "010c01000000040000000000000001000000",
+            ),
         ]
     }
 
@@ -217,17 +291,32 @@ mod tests {
         let start =
             [Command::StartNode { node_id: 3 }, Command::RegisterLogs { ids: vec![10, 11] }, create_with_settings()];
         let delete = [create("gone", 2), Command::DeleteTopic { name: name("gone") }, Command::ReserveProducerIds];
+        let spare = [Command::SpareLogs { logs: vec![1] }];
         (
-            after(start.into_iter().chain(delete)),
+            after(start.into_iter().chain(delete).chain(spare)),
             concat!(
-                "014d0000000000000000000000000000000103000000010000000600000000000000e8030000000000000200",
-                "00000a0000000000000000000000000000000b00000000000000000000000000000001000000060000006f72",
-                "64657273efcdab8967452301efcdab8967452301020000000c000000726574656e74696f6e2e6d7304000000",
-                "313030301400000073747265616d6275732e6475726162696c697479060000006d656d6f7279030000000100",
-                "0000000000000000000002000000000000000100000003000000000000000000000002000000040000000000",
-                "000001000000050000000000000000000000",
+                "024d0000000000000000000000000000000103000000010000000600000000000000e8030000000000000200",
+                "00000a000000000000000000000000000000000b000000000000000000000000000000010100000006000000",
+                "6f7264657273efcdab8967452301efcdab8967452301020000000c000000726574656e74696f6e2e6d730400",
+                "0000313030301400000073747265616d6275732e6475726162696c697479060000006d656d6f727903000000",
+                "0100000000000000000000000200000000000000010000000300000000000000000000000200000004000000",
+                "0000000001000000050000000000000000000000",
             ),
         )
+    }
+
+    /// What a program wrote that knew neither spare logs nor moves.
+    const STATE_1: &str = concat!(
+        "014d0000000000000000000000000000000103000000010000000600000000000000e8030000000000000200",
+        "00000a0000000000000000000000000000000b00000000000000000000000000000001000000060000006f72",
+        "64657273efcdab8967452301efcdab8967452301020000000c000000726574656e74696f6e2e6d7304000000",
+        "313030301400000073747265616d6275732e6475726162696c697479060000006d656d6f7279030000000100",
+        "0000000000000000000002000000000000000100000003000000000000000000000002000000040000000000",
+        "000001000000050000000000000000000000",
+    );
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")).collect()
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -252,6 +341,13 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_without_states_of_logs_is_still_read() {
+        let (mut state, _) = state();
+        state.apply(&Command::SpareLogs { logs: vec![] }).expect("both logs are live");
+        assert_eq!(State::decode(&bytes(STATE_1)), Ok(state));
+    }
+
+    #[test]
     fn nothing_may_be_missing_or_too_much() {
         let check = |whole: &[u8], decode: &dyn Fn(&[u8]) -> bool| {
             assert!((0..whole.len()).all(|len| !decode(&whole[..len])));
@@ -267,8 +363,8 @@ mod tests {
     fn later_versions_and_kinds_are_told_from_nonsense() {
         let later = |field, found, known| DecodeError::Unknown { field, found, known };
         assert_eq!(Command::decode(&[2, 1]), Err(later("version of the command", 2, 1)));
-        assert_eq!(Command::decode(&[1, 8]), Err(later("kind of the command", 8, 7)));
-        assert_eq!(State::decode(&[2]), Err(later("version of the snapshot", 2, 1)));
+        assert_eq!(Command::decode(&[1, 13]), Err(later("kind of the command", 13, 12)));
+        assert_eq!(State::decode(&[3]), Err(later("version of the snapshot", 3, 2)));
     }
 
     #[test]
@@ -280,16 +376,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..9) {
+        fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..14) {
             let _ = (State::decode(&bytes), Command::decode(&bytes));
             if bytes.len() > 2 {
-                bytes[..2].copy_from_slice(&[1, kind]);
-                let _ = (State::decode(&bytes), Command::decode(&bytes));
+                for version in [1, 2] {
+                    bytes[..2].copy_from_slice(&[version, kind]);
+                    let _ = (State::decode(&bytes), Command::decode(&bytes));
+                }
             }
         }
 
         #[test]
-        fn changed_bytes_do_no_harm(which in 0usize..7, position in any::<prop::sample::Index>(), flip in 1u8..) {
+        fn changed_bytes_do_no_harm(which in 0usize..12, position in any::<prop::sample::Index>(), flip in 1u8..) {
             let mut bytes = commands().swap_remove(which).0.encode();
             let at = position.index(bytes.len());
             bytes[at] ^= flip;

@@ -81,6 +81,13 @@ pub enum ProposeError {
     Write(#[from] WriteError),
 }
 
+impl ProposeError {
+    /// Whether nothing was changed for certain.
+    pub fn is_certain(&self) -> bool {
+        !matches!(self, Self::Write(WriteError::Failed { .. }))
+    }
+}
+
 impl MetaLog {
     /// Reads the metadata in `dir`. Writes nothing: the first command does, and brings a new cluster into being where
     /// there was none. The metadata must not be acted upon before a command was accepted: until then a power cut may

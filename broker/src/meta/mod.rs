@@ -10,12 +10,15 @@
 //!
 //! - [`state`](State): a deterministic state machine: commands go in, outcomes come out;
 //! - [`command`](Command): the commands and their bytes;
+//! - `logs` and `moves`: the logs of the node, and partitions on their way from one to another;
 //! - `snapshot`: the whole state as bytes, and what shards hold;
 //! - `topic`: a topic and its name; `setting`: the table of its settings;
 //! - `log`: the journal under it all, and the one task that writes it.
 
 mod command;
 mod log;
+mod logs;
+mod moves;
 mod setting;
 mod snapshot;
 mod state;
@@ -23,6 +26,7 @@ mod topic;
 
 pub use command::Command;
 pub use log::{MetaLog, OpenError, ProposeError};
+pub use logs::{LogEntry, LogNumber, LogState};
 pub use setting::{SETTINGS, Setting, SettingError, TopicSettings};
 pub use snapshot::Snapshot;
 pub use state::{ClusterId, Outcome, PRODUCER_IDS_PER_BLOCK, Refusal, State};

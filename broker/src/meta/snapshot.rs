@@ -4,17 +4,18 @@
 use std::{ops::Deref, sync::Arc};
 
 use storage::codec::{DecodeError, Reader, put_bytes, put_count};
-use wire::{PartitionId, TopicId};
+use wire::TopicId;
 
 use super::{
-    command::{put_settings, read_name, read_settings},
+    command::{self, put_partition, put_settings, read_name, read_settings},
+    logs::{LogEntry, LogState},
     setting::TopicSettings,
     state::{ClusterId, State},
     topic::{Topic, TopicName, TopicPartition},
 };
 
 /// Version of the encoding.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The state after some command, immutable, for any shard.
 #[derive(Debug, Default)]
@@ -44,13 +45,14 @@ impl State {
         out.extend_from_slice(&self.next_partition.to_le_bytes());
         out.extend_from_slice(&self.next_producer_id.to_le_bytes());
         put_count(&mut out, self.logs.len());
-        self.logs.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+        for log in &self.logs {
+            out.extend_from_slice(&log.id.to_le_bytes());
+            out.push(log.state as u8);
+        }
         put_count(&mut out, self.topics.len());
         self.topics.iter().for_each(|(name, topic)| put_topic(&mut out, name, topic));
         put_count(&mut out, self.tombstones.len());
-        for (&id, &log) in &self.tombstones {
-            put_partition(&mut out, TopicPartition { id, log });
-        }
+        self.tombstones.iter().for_each(|&copy| put_partition(&mut out, copy));
         out
     }
 
@@ -61,14 +63,14 @@ impl State {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let r = &mut reader;
-        r.number("version of the snapshot", VERSION)?;
+        let version = r.number("version of the snapshot", VERSION)?;
         let cluster_id = ClusterId(r.u128("cluster id")?);
         let (has_node_id, node_id) = (r.bool("presence of a node id")?, r.u32("node id")?);
         let (leader_epoch, next_partition) = (r.i32("leader epoch")?, r.u64("next partition")?);
         let next_producer_id = r.i64("next producer id")?;
-        let logs: Vec<_> = r.list("count of logs", 16, |r| r.u128("log id"))?;
+        let logs: Vec<_> = r.list("count of logs", 16, |r| read_log(r, version))?;
         let topics = r.list("count of topics", 29, |r| read_topic(r, logs.len()))?;
-        let tombstones: Vec<_> = r.list("count of tombstones", 12, |r| read_partition(r, logs.len()))?;
+        let tombstones = r.list("count of tombstones", 12, |r| read_partition(r, logs.len()))?;
         reader.finish()?;
         Ok(Self {
             cluster_id,
@@ -76,11 +78,19 @@ impl State {
             leader_epoch,
             logs,
             topics,
-            tombstones: tombstones.into_iter().map(|partition| (partition.id, partition.log)).collect(),
+            tombstones,
             next_partition,
             next_producer_id,
         })
     }
+}
+
+/// Version 1 knew no logs but those in use.
+fn read_log(r: &mut Reader<'_>, version: u8) -> Result<LogEntry, DecodeError> {
+    let id = r.u128("log id")?;
+    let number = if version > 1 { r.u8("state of a log")? } else { LogState::InUse as u8 };
+    let state = LogState::from_number(number).ok_or_else(|| r.malformed("state of a log", 1))?;
+    Ok(LogEntry { id, state })
 }
 
 fn put_topic(out: &mut Vec<u8>, name: &TopicName, topic: &Topic) {
@@ -99,12 +109,7 @@ fn read_topic(r: &mut Reader<'_>, logs: usize) -> Result<(TopicName, Arc<Topic>)
     Ok((name, Arc::new(Topic { id, settings, partitions })))
 }
 
-fn put_partition(out: &mut Vec<u8>, partition: TopicPartition) {
-    out.extend_from_slice(&partition.id.0.to_le_bytes());
-    out.extend_from_slice(&partition.log.to_le_bytes());
-}
-
 fn read_partition(r: &mut Reader<'_>, logs: usize) -> Result<TopicPartition, DecodeError> {
-    let partition = TopicPartition { id: PartitionId(r.u64("partition")?), log: r.u32("log of a partition")? };
+    let partition = command::read_partition(r)?;
     if (partition.log as usize) < logs { Ok(partition) } else { Err(r.malformed("log of a partition", 4)) }
 }

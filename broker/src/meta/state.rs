@@ -15,6 +15,7 @@ use wire::{PartitionId, TopicId};
 
 use super::{
     command::Command,
+    logs::{LogEntry, LogNumber},
     setting::{SettingError, TopicSettings},
     topic::{Topic, TopicName, TopicPartition},
 };
@@ -34,9 +35,6 @@ const SETTINGS_MAX: usize = 64;
 /// Bytes of a setting's name or value, at most.
 const SETTING_BYTES_MAX: usize = 4096;
 
-/// Logs, at most: one a shard.
-const LOGS_MAX: usize = 1024;
-
 /// A cluster's id: random, drawn when its metadata was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClusterId(pub u128);
@@ -50,12 +48,13 @@ pub struct State {
     pub node_id: Option<u32>,
     /// The latest leader epoch; 0 before the first start.
     pub leader_epoch: i32,
-    /// Logs by their number, which is that of the shard they were made for, each with its own id.
-    pub logs: Vec<u128>,
+    /// Logs by their number.
+    pub logs: Vec<LogEntry>,
     /// Topics by name. Shared, so that a copy of the state costs little.
     pub topics: BTreeMap<TopicName, Arc<Topic>>,
-    /// Partitions of deleted topics that the log they lived in has not confirmed to be gone.
-    pub tombstones: BTreeMap<PartitionId, u32>,
+    /// Copies of partitions that count for nothing, and that their log has not confirmed to be gone: of deleted topics,
+    /// and what a move has not finished or left behind.
+    pub tombstones: BTreeSet<TopicPartition>,
     /// The next partition's number.
     pub next_partition: u64,
     /// The next block's first producer id.
@@ -99,10 +98,44 @@ pub enum Refusal {
         id: u128,
     },
     /// There are more logs than shards can be.
-    #[error("there can be {LOGS_MAX} logs, not {logs}")]
+    #[error("there can be no {logs} logs")]
     TooManyLogs {
         /// How many there would be.
         logs: usize,
+    },
+    /// There is no log of this number, or it was given up.
+    #[error("there is no log {log}")]
+    UnknownLog {
+        /// Its number.
+        log: LogNumber,
+    },
+    /// A log that takes partitions, or holds some, is not given up.
+    #[error("log {log} is in use")]
+    LogInUse {
+        /// Its number.
+        log: LogNumber,
+    },
+    /// There is no partition of this number.
+    #[error("there is no partition {id}")]
+    UnknownPartition {
+        /// Its number.
+        id: PartitionId,
+    },
+    /// The log holds the partition, or a copy that has to go first.
+    #[error("log {log} holds a copy of partition {id} already")]
+    HasCopy {
+        /// The partition.
+        id: PartitionId,
+        /// The log's number.
+        log: LogNumber,
+    },
+    /// A move was not announced, or given up.
+    #[error("partition {id} is not on its way to log {log}")]
+    NotPrepared {
+        /// The partition.
+        id: PartitionId,
+        /// The log's number.
+        log: LogNumber,
     },
     /// Partitions have nowhere to live.
     #[error("no log is registered")]
@@ -163,19 +196,28 @@ impl State {
     pub fn apply(&mut self, command: &Command) -> Result<Outcome, Refusal> {
         match command {
             Command::StartNode { node_id } => self.start_node(*node_id),
-            Command::RegisterLogs { ids } => self.register_logs(ids),
+            Command::RegisterLogs { ids } => done(self.register_logs(ids)),
             Command::CreateTopic { id, name, partitions, settings } => {
                 self.create_topic(*id, name, *partitions, settings)
             }
             Command::DeleteTopic { name } => self.delete_topic(name),
             Command::ConfirmDropped { partitions } => {
-                for partition in partitions {
-                    self.tombstones.remove(partition);
-                }
+                let dropped: BTreeSet<_> = partitions.iter().collect();
+                self.tombstones.retain(|copy| !dropped.contains(&copy.id));
                 Ok(Outcome::Done)
             }
             Command::ReserveProducerIds => self.reserve_producer_ids(),
             Command::AlterTopic { name, set, unset } => self.alter_topic(name, set, unset),
+            Command::SpareLogs { logs } => done(self.spare_logs(logs)),
+            Command::RetireLog { log } => done(self.retire_log(*log)),
+            Command::PrepareMove { partition, to } => done(self.prepare_move(*partition, *to)),
+            Command::MovePartition { partition, to } => done(self.move_partition(*partition, *to)),
+            Command::ConfirmErased { copies } => {
+                for copy in copies {
+                    self.tombstones.remove(copy);
+                }
+                Ok(Outcome::Done)
+            }
         }
     }
 
@@ -186,19 +228,6 @@ impl State {
         self.leader_epoch = self.leader_epoch.checked_add(1).ok_or(Refusal::NoMoreEpochs)?;
         self.node_id = Some(node_id);
         Ok(Outcome::LeaderEpoch(self.leader_epoch))
-    }
-
-    fn register_logs(&mut self, ids: &[u128]) -> Result<Outcome, Refusal> {
-        let logs = self.logs.len() + ids.len();
-        if logs > LOGS_MAX {
-            return Err(Refusal::TooManyLogs { logs });
-        }
-        let mut known: BTreeSet<_> = self.logs.iter().copied().collect();
-        if let Some(&id) = ids.iter().find(|&&id| !known.insert(id)) {
-            return Err(Refusal::LogKnown { id });
-        }
-        self.logs.extend(ids);
-        Ok(Outcome::Done)
     }
 
     fn create_topic(
@@ -231,25 +260,22 @@ impl State {
         if found <= PARTITIONS_MAX && numbered { Ok(()) } else { Err(Refusal::TooManyPartitions { found }) }
     }
 
-    /// Gives each of `count` new partitions a number, and the log that has the fewest by then.
+    /// Gives each of `count` new partitions a number, and the log in use that has the fewest by then.
     fn place(&self, count: u32) -> Result<Vec<TopicPartition>, Refusal> {
-        let mut loads = vec![0u64; self.logs.len()];
-        for partition in self.topics.values().flat_map(|topic| &topic.partitions) {
-            loads[partition.log as usize] += 1;
-        }
+        let mut loads = self.loads();
         // The lowest number among equals, so that every replay decides alike.
         let place = |id| {
-            let least = loads.iter().enumerate().min_by_key(|&(_, load)| load).map(|(log, _)| log);
-            let log = least.ok_or(Refusal::NoLog)?;
-            loads[log] += 1;
-            Ok(TopicPartition { id: PartitionId(id), log: log as u32 })
+            let taking = (0..).zip(&mut loads).filter_map(|(log, load)| Some((log, load.as_mut()?)));
+            let (log, load) = taking.min_by_key(|(_, load)| **load).ok_or(Refusal::NoLog)?;
+            *load += 1;
+            Ok(TopicPartition { id: PartitionId(id), log })
         };
         (self.next_partition..).take(count as usize).map(place).collect()
     }
 
     fn delete_topic(&mut self, name: &TopicName) -> Result<Outcome, Refusal> {
         let topic = self.topics.remove(name).ok_or_else(|| Refusal::UnknownTopic { name: name.clone() })?;
-        self.tombstones.extend(topic.partitions.iter().map(|partition| (partition.id, partition.log)));
+        self.tombstones.extend(&topic.partitions);
         Ok(Outcome::Topic(topic.id))
     }
 
@@ -274,6 +300,10 @@ impl State {
         self.next_producer_id = first.checked_add(PRODUCER_IDS_PER_BLOCK).ok_or(Refusal::NoMoreProducerIds)?;
         Ok(Outcome::ProducerIds(first..self.next_producer_id))
     }
+}
+
+fn done(result: Result<(), Refusal>) -> Result<Outcome, Refusal> {
+    result.map(|()| Outcome::Done)
 }
 
 fn check_settings(settings: &BTreeMap<String, String>) -> Result<(), Refusal> {
@@ -328,7 +358,7 @@ pub(super) mod tests {
         Command::CreateTopic { id: TopicId(1), name: name("set"), partitions: 1, settings }
     }
 
-    fn delete(topic: &str) -> Command {
+    pub(in crate::meta) fn delete(topic: &str) -> Command {
         Command::DeleteTopic { name: name(topic) }
     }
 
@@ -340,18 +370,18 @@ pub(super) mod tests {
         state
     }
 
-    fn logs(count: u128) -> Command {
+    pub(in crate::meta) fn logs(count: u128) -> Command {
         Command::RegisterLogs { ids: (0..count).collect() }
     }
 
-    fn check_refused(state: &State, command: Command, expected: Refusal) {
+    pub(in crate::meta) fn check_refused(state: &State, command: Command, expected: Refusal) {
         let mut after = state.clone();
         assert_eq!(after.apply(&command), Err(expected));
         assert_eq!(after, *state, "a refused command changes nothing");
     }
 
     /// Number and log of each partition of a topic.
-    fn placed(state: &State, topic: &str) -> Vec<(u64, u32)> {
+    pub(in crate::meta) fn placed(state: &State, topic: &str) -> Vec<(u64, u32)> {
         state.topics[topic].partitions.iter().map(|partition| (partition.id.0, partition.log)).collect()
     }
 
@@ -369,7 +399,7 @@ pub(super) mod tests {
     #[test]
     fn logs_are_registered_once() {
         let state = after([logs(2), Command::RegisterLogs { ids: vec![9] }]);
-        assert_eq!(state.logs, [0, 1, 9]);
+        assert_eq!(state.logs, [0, 1, 9].map(LogEntry::new));
         check_refused(&state, Command::RegisterLogs { ids: vec![5, 1] }, Refusal::LogKnown { id: 1 });
         check_refused(&state, Command::RegisterLogs { ids: vec![5, 5] }, Refusal::LogKnown { id: 5 });
         check_refused(
@@ -396,11 +426,11 @@ pub(super) mod tests {
             |ids: &[u64]| Command::ConfirmDropped { partitions: ids.iter().copied().map(PartitionId).collect() };
         let state = after([logs(2), create("a", 3), delete("a")]);
         assert!(state.topics.is_empty());
-        let tombstones: Vec<_> = state.tombstones.iter().map(|(id, log)| (id.0, *log)).collect();
+        let tombstones: Vec<_> = state.tombstones.iter().map(|copy| (copy.id.0, copy.log)).collect();
         assert_eq!(tombstones, [(1, 0), (2, 1), (3, 0)]);
         check_refused(&state, delete("a"), Refusal::UnknownTopic { name: name("a") });
         let again = after([logs(2), create("a", 3), delete("a"), confirm(&[1, 3, 99]), create("a", 1)]);
-        assert_eq!(again.tombstones.keys().collect::<Vec<_>>(), [&PartitionId(2)]);
+        assert_eq!(again.tombstones.iter().map(|copy| copy.id).collect::<Vec<_>>(), [PartitionId(2)]);
         assert_eq!(placed(&again, "a"), [(4, 0)]);
     }
 

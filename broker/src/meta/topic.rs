@@ -6,6 +6,8 @@ use wire::{PartitionId, TopicId};
 
 use super::setting::TopicSettings;
 
+use super::logs::LogNumber;
+
 /// A name has at most this many bytes.
 const NAME_BYTES_MAX: usize = 249;
 
@@ -21,12 +23,12 @@ pub struct Topic {
 }
 
 /// Where a partition lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TopicPartition {
     /// Its number in the cluster.
     pub id: PartitionId,
-    /// The log it lives in: an index into [`State::logs`](super::State::logs).
-    pub log: u32,
+    /// The log it lives in.
+    pub log: LogNumber,
 }
 
 /// A topic's name: 1 to 249 of `A-Z a-z 0-9 . _ -`, and not `.` or `..`. It never becomes part of a path.

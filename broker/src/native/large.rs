@@ -70,7 +70,9 @@ impl<R: Runtime> Session<R> {
         self.shard.metrics.count(Metric::ProduceRequests);
         self.outbox.accept(to.frame_bytes);
         let now = self.shard.rt.now();
-        let has_room = room(&self.shard, now + self.shard.limits().produce_wait_max).await;
+        let until = now + self.shard.limits().produce_wait_max;
+        let has_room = room(&self.shard, &self.shard.log, until).await
+            && self.shard.pauses.over(&self.shard.rt, std::iter::once(partition), until).await;
         let outcome =
             if has_room { append_block(&self.shard, partition, block, batch_bytes) } else { Err(ProduceError::Busy) };
         // It is the log's memory now, or free.

@@ -1,6 +1,6 @@
 //! Produce: batches appended straight from the frame, outcomes encoded straight into the outbox.
 
-use runtime::Runtime;
+use runtime::{Instant, Runtime};
 use wire::{
     Durability, ErrorCode, PartitionId,
     api::{
@@ -26,11 +26,19 @@ impl<R: Runtime> Session<R> {
     /// Appends a request's batches, in order, once the log has room.
     pub(super) async fn produce(&mut self, to: ReplyTo, request: produce::Request<'_>) {
         let room_until = self.turn_began + self.shard.limits().produce_wait_max;
-        if self.shard.log.has_room() || room(&self.shard, room_until).await {
+        let has_room = self.shard.log.has_room() || room(&self.shard, &self.shard.log, room_until).await;
+        // Asked last: whoever waited for room may find a partition paused.
+        if has_room && (self.shard.pauses.is_empty() || self.are_unpaused(&request, room_until).await) {
             self.append(to, &request);
         } else {
             self.refuse_batches(to, &request);
         }
+    }
+
+    /// Waits until none of the request's partitions is paused; false when `until` comes first.
+    async fn are_unpaused(&self, request: &produce::Request<'_>, until: Instant) -> bool {
+        let partitions = request.batches().map(|(partition, _)| partition);
+        self.shard.pauses.over(&self.shard.rt, partitions, until).await
     }
 
     /// Handles the first frame of `received` if it is a whole produce request that the log has room for: then there is
@@ -41,7 +49,8 @@ impl<R: Runtime> Session<R> {
         let Ok(Decoded::Frame(frame)) = Frame::<RequestHeader>::decode(received, frame_bytes_max) else { return None };
         let is_produce =
             frame.header.api == Api::Produce.key() && Api::Produce.versions().contains(&frame.header.version);
-        if !is_produce || self.shard.is_stopping() || !self.shard.log.has_room() {
+        let waits = || self.shard.is_stopping() || !self.shard.log.has_room() || !self.shard.pauses.is_empty();
+        if !is_produce || waits() {
             return None;
         }
         let request = produce::Request::decode(frame.header.version, frame.body).ok()?;
@@ -54,7 +63,7 @@ impl<R: Runtime> Session<R> {
     #[inline]
     fn append(&mut self, to: ReplyTo, request: &produce::Request<'_>) {
         let now = self.turn_began;
-        let deadline = deadline(now, request.timeout_ms());
+        let (deadline, own) = (deadline(now, request.timeout_ms()), self.shard.logs.own_number());
         let answers = &mut *self.outbox.answers.borrow_mut();
         let mut batches = request.batches();
         while let Some((partition, batch)) = batches.next() {
@@ -66,7 +75,7 @@ impl<R: Runtime> Session<R> {
                 }
                 return;
             }
-            answers.push(partition, append(&self.shard, partition, batch));
+            answers.push(partition, append(&self.shard, own, partition, batch));
         }
         if answers.is_empty() {
             // The writer waits for no sync yet.

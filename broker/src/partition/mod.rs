@@ -6,31 +6,42 @@ pub(crate) mod delayed;
 use std::ops::Range;
 
 use runtime::Runtime;
-use storage::{AcceptError, Offsets, PartitionSettings, ReadError, TrimError};
+use storage::{
+    AcceptError, LeaveError, Offsets, PartitionSettings, ReadError, TrimError,
+    replica::{Ending, Origin},
+};
 
 pub(crate) use self::append::Append;
 use crate::{
     handler::error::GetError,
+    meta::LogNumber,
     request::{FetchedBatches, Got, PartitionStatus},
 };
 
 /// A partition this shard leads. A clone is another handle to it.
 pub(crate) struct Partition<R: Runtime> {
     stored: storage::Partition<R>,
+    /// The log it lives in.
+    log: LogNumber,
     /// Of this node's leadership; in every batch that it places.
     leader_epoch: i32,
 }
 
 impl<R: Runtime> Clone for Partition<R> {
     fn clone(&self) -> Self {
-        Self { stored: self.stored.clone(), leader_epoch: self.leader_epoch }
+        Self { stored: self.stored.clone(), ..*self }
     }
 }
 
 impl<R: Runtime> Partition<R> {
-    /// Leads `stored` in this epoch.
-    pub(crate) fn lead(stored: storage::Partition<R>, leader_epoch: i32) -> Self {
-        Self { stored, leader_epoch }
+    /// Leads `stored`, which lives in `log`, in this epoch.
+    pub(crate) fn lead(stored: storage::Partition<R>, log: LogNumber, leader_epoch: i32) -> Self {
+        Self { stored, log, leader_epoch }
+    }
+
+    /// The log it lives in.
+    pub(crate) fn log(&self) -> LogNumber {
+        self.log
     }
 
     /// Reads what an append will, and answers something of it: see [`storage::Partition::touch`].
@@ -57,6 +68,31 @@ impl<R: Runtime> Partition<R> {
     /// Waits until consumers may see a record at `offset` or behind it, or reading there can only fail.
     pub(crate) async fn visible_beyond(&self, offset: u64) {
         self.stored.visible_beyond(offset).await;
+    }
+
+    /// What a copy of it begins with.
+    pub(crate) async fn origin(&self) -> Result<Origin, ReadError> {
+        self.stored.origin().await
+    }
+
+    /// It changes no more until [`Self::stay`].
+    pub(crate) async fn leave(&self) -> Result<(), LeaveError> {
+        self.stored.leave().await
+    }
+
+    /// What it is, now that it changes no more and all of it can be read.
+    pub(crate) fn ending(&self) -> Ending {
+        self.stored.ending()
+    }
+
+    /// It does not leave after all.
+    pub(crate) fn stay(&self) {
+        self.stored.stay();
+    }
+
+    /// It is not led here any more: whoever waits for records of it hears of it.
+    pub(crate) fn retire(&self) {
+        self.stored.retire();
     }
 
     /// The first record with this timestamp or a later one: its offset and timestamp.

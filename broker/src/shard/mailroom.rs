@@ -10,7 +10,7 @@ use runtime::{
     mesh::{Inbox, Sender},
 };
 
-use super::{Shard, mesh::Message, metadata, start::Order};
+use super::{Shard, copying, mesh::Message, metadata, start::Order};
 use crate::{
     handler::{delete_records, fetch, get, health, hold, list_offsets, loss, produce::Arrivals},
     server::connection,
@@ -36,7 +36,7 @@ fn handle<R: Runtime>(shard: &Rc<Shard<R>>, arrivals: &Arrivals, orders: &Sender
     // An answer that nobody waits for any more is dropped.
     match message {
         Message::Connection(arrival) => shard.start(connection::serve(own(), arrival)),
-        Message::Produce { bundle, reply } => arrivals.take(bundle, reply),
+        Message::Produce { log, bundle, reply } => arrivals.take(log, bundle, reply),
         Message::Fetch { positions, bytes_max, is_first, reply } => {
             shard.start(fetch::read_for_other(own(), positions, bytes_max, is_first, reply));
         }
@@ -66,6 +66,7 @@ fn handle<R: Runtime>(shard: &Rc<Shard<R>>, arrivals: &Arrivals, orders: &Sender
             let _ = reply.try_send(partitions.into_iter().map(status).collect());
         }
         Message::AcceptLoss { partition, reply } => loss::accept_for_other(own(), partition, reply),
+        Message::HoldMoves { hold_for, reply } => hold::hold_moves_for_other(own(), hold_for, reply),
         Message::Hold { hold_for, flush, reply } => hold::hold_for_other(own(), hold_for, flush, reply),
         Message::CreateTopic { topic, reply } => metadata::create_topic(shard, topic, reply),
         Message::AlterTopic { change, reply } => metadata::alter_topic(shard, change, reply),
@@ -75,11 +76,40 @@ fn handle<R: Runtime>(shard: &Rc<Shard<R>>, arrivals: &Arrivals, orders: &Sender
             metadata::apply(shard, snapshot);
             let _ = reply.try_send(());
         }
-        Message::Erase { partitions, reply } => {
+        Message::Erase { copies, reply } => {
             let own = own();
             shard.start(async move {
-                if metadata::erase(&own, partitions).await {
+                if metadata::erase(&own, copies).await {
                     let _ = reply.try_send(());
+                }
+            });
+        }
+        Message::Origin { partition, reply } => {
+            let own = own();
+            shard.start(async move { drop(reply.try_send(copying::origin(&own, partition).await)) });
+        }
+        Message::Receive { copying, reply } => {
+            let own = own();
+            shard.start(async move { drop(reply.try_send(copying::receive(&own, copying).await)) });
+        }
+        Message::ReadCopy { partition, offset, reply } => {
+            let own = own();
+            shard.start(async move { drop(reply.try_send(copying::read(&own, partition, offset).await)) });
+        }
+        Message::PauseAppends { partition, reply } => {
+            let own = own();
+            // At once: a message behind this one may end the pause.
+            copying::pause(shard, partition);
+            shard.start(async move { drop(reply.try_send(copying::end(&own, partition).await)) });
+        }
+        Message::ResumeAppends { partition } => copying::resume(shard, partition),
+        Message::IsDrained { log, reply } => drop(reply.try_send(shard.logs.is_drained(log))),
+        Message::CloseLog { log, reply } => {
+            let own = own();
+            shard.start(async move {
+                match own.logs.give_up(log).await {
+                    Ok(()) => drop(reply.try_send(())),
+                    Err(failed) => own.fail(failed.into()),
                 }
             });
         }

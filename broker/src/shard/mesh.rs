@@ -10,6 +10,7 @@ use runtime::{
     Runtime,
     mesh::{Inbox, SendError, Sender, inbox},
 };
+use storage::replica::{Ending, Origin};
 use wire::{PartitionId, TopicId};
 
 use crate::{
@@ -21,13 +22,16 @@ use crate::{
         list_offsets::Query,
         produce::Bundle,
     },
-    meta::Snapshot,
+    meta::{LogNumber, Snapshot, TopicPartition},
     metrics::Reading,
     request::{
         Fetched, Got, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Topic, TopicChange, Trimmed,
     },
     server::connection::Arrival,
-    shard::start::Order,
+    shard::{
+        copying::{Copied, CopyError, Copying},
+        start::Order,
+    },
 };
 
 /// The way back for one answer.
@@ -42,8 +46,8 @@ pub(crate) fn call<T>() -> (Reply<T>, Inbox<T>) {
 pub(crate) enum Message<R: Runtime> {
     /// Take this connection.
     Connection(Arrival<R>),
-    /// Append these batches, in this order.
-    Produce { bundle: Bundle, reply: Reply<Vec<ProduceOutcome>> },
+    /// Append these batches to partitions of this log, in this order.
+    Produce { log: LogNumber, bundle: Bundle, reply: Reply<Vec<ProduceOutcome>> },
     /// Read these partitions once.
     Fetch { positions: Vec<Position>, bytes_max: usize, is_first: bool, reply: Reply<Vec<Fetched<Bytes>>> },
     /// Answer when one of these partitions has something to read, unless `given_up` closes first.
@@ -58,8 +62,10 @@ pub(crate) enum Message<R: Runtime> {
     Describe { partitions: Vec<PartitionId>, reply: Reply<Vec<Option<PartitionStatus>>> },
     /// Give up what damage took from this partition; answer which offsets are lost.
     AcceptLoss { partition: PartitionId, reply: Reply<Result<Option<Range<u64>>, LossError>> },
+    /// Move no partition for so long; answer when none moves any more.
+    HoldMoves { hold_for: Duration, reply: Reply<()> },
     /// Delete no segment for so long, and flush first if `flush`.
-    Hold { hold_for: Duration, flush: bool, reply: Reply<Result<HeldLog, HoldError>> },
+    Hold { hold_for: Duration, flush: bool, reply: Reply<Result<Vec<HeldLog>, HoldError>> },
     /// To shard 0: create a topic.
     CreateTopic { topic: NewTopic, reply: Reply<Result<Topic, TopicError>> },
     /// To shard 0: give a topic other settings.
@@ -70,8 +76,22 @@ pub(crate) enum Message<R: Runtime> {
     ProducerIds { reply: Reply<std::ops::Range<i64>> },
     /// From shard 0: serve by this metadata from now on.
     Apply { snapshot: Arc<Snapshot>, reply: Reply<()> },
-    /// From shard 0: remove these deleted partitions from the disk, then answer.
-    Erase { partitions: Vec<PartitionId>, reply: Reply<()> },
+    /// From shard 0: remove these copies of partitions from the disk, then answer.
+    Erase { copies: Vec<TopicPartition>, reply: Reply<()> },
+    /// Say what a copy of this partition begins with.
+    Origin { partition: PartitionId, reply: Reply<Result<Origin, CopyError>> },
+    /// From shard 0: copy a partition into one of your logs.
+    Receive { copying: Copying, reply: Reply<Result<(), CopyError>> },
+    /// Read a partition for a copy of it.
+    ReadCopy { partition: PartitionId, offset: u64, reply: Reply<Result<Copied, CopyError>> },
+    /// Have a partition not change, and appends to it wait; say what it is then.
+    PauseAppends { partition: PartitionId, reply: Reply<Result<Ending, CopyError>> },
+    /// From shard 0: let them go on.
+    ResumeAppends { partition: PartitionId },
+    /// From shard 0: say whether this log holds nothing.
+    IsDrained { log: LogNumber, reply: Reply<bool> },
+    /// From shard 0: close this log for good, then answer.
+    CloseLog { log: LogNumber, reply: Reply<()> },
     /// Say what was counted.
     Stats { reply: Reply<Reading> },
     /// Say how the shard is.

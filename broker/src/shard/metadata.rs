@@ -12,18 +12,17 @@ use std::{
 };
 
 use runtime::{Runtime, sabotage::die_at};
-use storage::PartitionSettings;
-use storage::journal::WriteError;
+use storage::{Log, PartitionSettings, journal::WriteError};
 use wire::{PartitionId, TopicId};
 
 use super::{
     Failure, REFUSED_NAMED_MAX, Shard,
     mesh::{Message, Reply, call, send_surely},
-    placement::{Placement, tombstones},
+    placement::Placement,
 };
 use crate::{
     handler::error::TopicError,
-    meta::{Command, MetaLog, Outcome, ProposeError, SettingError, Snapshot, TopicName},
+    meta::{Command, LogNumber, MetaLog, Outcome, ProposeError, SettingError, Snapshot, TopicName, TopicPartition},
     partition::Partition,
     refused::Refused,
     request::{NewTopic, Topic, TopicChange},
@@ -67,13 +66,12 @@ pub(crate) fn reserve_producer_ids<R: Runtime>(shard: &Rc<Shard<R>>, reply: Repl
     });
 }
 
-/// Erases what was deleted before this start and is still on a disk.
-pub(crate) fn finish_deletions<R: Runtime>(shard: &Rc<Shard<R>>) {
-    let left = tombstones(&meta_log(shard).snapshot());
+/// Erases what was deleted before this start, or is the rest of a move, and is still on a disk.
+pub(crate) async fn finish_deletions<R: Runtime>(shard: &Rc<Shard<R>>) {
+    let left: Vec<_> = meta_log(shard).snapshot().tombstones.iter().copied().collect();
     if !left.is_empty() {
-        let first = Rc::clone(shard);
         // What fails now is left for the next start.
-        shard.start(async move { drop(erase_everywhere(&first, left).await) });
+        let _ = erase_everywhere(shard, left).await;
     }
 }
 
@@ -82,13 +80,20 @@ pub(crate) fn apply<R: Runtime>(shard: &Shard<R>, snapshot: Arc<Snapshot>) {
     if snapshot.version <= shard.placement().version() {
         return;
     }
-    let placement = shard.place_by(Placement::new(snapshot));
+    let placement = shard.place_by(Placement::new(snapshot, shard.shard_count()));
     let mut partitions = shard.partitions_mut();
-    partitions.retain(|id, _| placement.contains(*id));
-    for (id, settings) in placement.led_by(shard.index) {
-        let lead = || Partition::lead(shard.log.adopt(id, settings), shard.node().epoch);
+    partitions.retain(|&id, partition| {
+        let stays = placement.log_of(id) == Some(partition.log());
+        if !stays {
+            partition.retire();
+        }
+        stays
+    });
+    for (TopicPartition { id, log }, settings) in placement.led_by(shard.index) {
+        let lead = || Partition::lead(log_of(shard, log).adopt(id, settings), log, shard.node().epoch);
         partitions.entry(id).and_modify(|partition| partition.configure(settings)).or_insert_with(lead);
     }
+    shard.pauses.resume_unless(|id| partitions.contains_key(&id));
 }
 
 /// Names the partitions that damage stopped: nobody should have to ask for that.
@@ -105,12 +110,12 @@ pub(crate) fn report_refused<R: Runtime>(shard: &Shard<R>) {
     }
 }
 
-/// Removes deleted partitions from this shard's disk; false if the log failed.
-pub(crate) async fn erase<R: Runtime>(shard: &Shard<R>, partitions: Vec<PartitionId>) -> bool {
-    for id in partitions {
+/// Removes copies of partitions from this shard's logs; false if one failed.
+pub(crate) async fn erase<R: Runtime>(shard: &Shard<R>, copies: Vec<TopicPartition>) -> bool {
+    for TopicPartition { id, log } in copies {
         // What it was does not matter any more.
-        let deleted = shard.log.adopt(id, PartitionSettings::default());
-        if deleted.drop_partition().await.is_err() {
+        let copy = log_of(shard, log).adopt(id, PartitionSettings::default());
+        if copy.drop_partition().await.is_err() {
             return false;
         }
     }
@@ -123,8 +128,8 @@ async fn create<R: Runtime>(shard: &Rc<Shard<R>>, new: NewTopic) -> Result<Topic
     let id = TopicId(u128::from(shard.rt.random_u64()) << 64 | u128::from(shard.rt.random_u64()));
     propose(shard, Command::CreateTopic { id, name: name.clone(), partitions: new.partition_count, settings }).await?;
     die_at("topic created");
-    let snapshot = publish(shard).await;
-    let created = Placement::new(snapshot).topic(&name).filter(|topic| topic.id == id);
+    publish(shard).await;
+    let created = newest(shard).topic(&name).filter(|topic| topic.id == id);
     created.ok_or(TopicError::Deleted { name })
 }
 
@@ -142,16 +147,18 @@ async fn alter<R: Runtime>(shard: &Rc<Shard<R>>, change: TopicChange) -> Result<
 async fn delete<R: Runtime>(shard: &Rc<Shard<R>>, name: &str) -> Result<TopicId, TopicError> {
     // What cannot be a name is no topic's.
     let name: TopicName = name.parse().map_err(|_| TopicError::Unknown)?;
-    let Some(topic) = Placement::new(meta_log(shard).snapshot()).topic(&name) else { return Err(TopicError::Unknown) };
+    let Some(topic) = newest(shard).topic(&name) else { return Err(TopicError::Unknown) };
     let Outcome::Topic(id) = propose(shard, Command::DeleteTopic { name }).await? else {
         unreachable!("of a deletion")
     };
     die_at("topic deleted");
     let deleted: BTreeSet<PartitionId> = topic.partitions.iter().map(|placed| placed.partition).collect();
-    let mut erased = tombstones(&*publish(shard).await);
-    // Others are erased by those who deleted them.
-    erased.values_mut().for_each(|partitions| partitions.retain(|id| deleted.contains(id)));
-    erase_everywhere(shard, erased).await?;
+    publish(shard).await;
+    shard.moving.none_of(&deleted).await;
+    // Others are erased by those who deleted or moved them.
+    let snapshot = meta_log(shard).snapshot();
+    let tombstones = snapshot.tombstones.iter().copied().filter(|copy| deleted.contains(&copy.id)).collect();
+    erase_everywhere(shard, tombstones).await?;
     Ok(id)
 }
 
@@ -166,8 +173,8 @@ fn by_name(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Set
     Ok(settings)
 }
 
-/// Has every shard apply the newest metadata, and returns that.
-async fn publish<R: Runtime>(shard: &Rc<Shard<R>>) -> Arc<Snapshot> {
+/// Has every shard apply the newest metadata.
+pub(super) async fn publish<R: Runtime>(shard: &Rc<Shard<R>>) {
     let snapshot = meta_log(shard).snapshot();
     let mut answers = Vec::new();
     for inbox in shard.mesh().iter().skip(1) {
@@ -175,41 +182,45 @@ async fn publish<R: Runtime>(shard: &Rc<Shard<R>>) -> Arc<Snapshot> {
         send_surely(&shard.rt, inbox, Message::Apply { snapshot: Arc::clone(&snapshot), reply }).await;
         answers.push(answer);
     }
-    apply(shard, Arc::clone(&snapshot));
+    apply(shard, snapshot);
     for answer in answers {
         answer.receive().await;
     }
-    snapshot
 }
 
-/// Has each shard erase these partitions, then gives up the tombstones of those that did.
-async fn erase_everywhere<R: Runtime>(
+/// Has the shards erase these copies, then gives up the tombstones of those that did.
+pub(super) async fn erase_everywhere<R: Runtime>(
     shard: &Rc<Shard<R>>,
-    mut by_shard: BTreeMap<u16, Vec<PartitionId>>,
+    tombstones: Vec<TopicPartition>,
 ) -> Result<(), ProposeError> {
+    let placement = newest(shard);
+    let mut by_shard: BTreeMap<u16, Vec<TopicPartition>> = BTreeMap::new();
+    for copy in tombstones {
+        by_shard.entry(placement.shard_of_log(copy.log)).or_default().push(copy);
+    }
     let own = by_shard.remove(&0).unwrap_or_default();
     let mut answers = Vec::new();
-    for (other, partitions) in by_shard {
+    for (other, copies) in by_shard {
         let (reply, answer) = call();
         let inbox = &shard.mesh()[usize::from(other)];
-        send_surely(&shard.rt, inbox, Message::Erase { partitions: partitions.clone(), reply }).await;
-        answers.push((partitions, answer));
+        send_surely(&shard.rt, inbox, Message::Erase { copies: copies.clone(), reply }).await;
+        answers.push((copies, answer));
     }
     let mut erased = Vec::new();
     if erase(shard, own.clone()).await {
         erased.extend(own);
     }
-    for (partitions, answer) in answers {
+    for (copies, answer) in answers {
         if answer.receive().await.is_some() {
-            erased.extend(partitions);
+            erased.extend(copies);
         }
     }
     die_at("partitions erased");
-    propose(shard, Command::ConfirmDropped { partitions: erased }).await.map(drop)
+    propose(shard, Command::ConfirmErased { copies: erased }).await.map(drop)
 }
 
 /// Proposes a command; a write that fails ends the process, as that of any log does.
-async fn propose<R: Runtime>(shard: &Shard<R>, command: Command) -> Result<Outcome, ProposeError> {
+pub(super) async fn propose<R: Runtime>(shard: &Shard<R>, command: Command) -> Result<Outcome, ProposeError> {
     let outcome = meta_log(shard).propose(command).await;
     if let Err(ProposeError::Write(failed @ WriteError::Failed { .. })) = &outcome {
         shard.fail(Failure::Metadata(failed.clone()));
@@ -217,6 +228,16 @@ async fn propose<R: Runtime>(shard: &Shard<R>, command: Command) -> Result<Outco
     outcome
 }
 
-fn meta_log<R: Runtime>(shard: &Shard<R>) -> &MetaLog {
+/// Where everything is as of the last command.
+pub(super) fn newest<R: Runtime>(shard: &Shard<R>) -> Placement {
+    Placement::new(meta_log(shard).snapshot(), shard.shard_count())
+}
+
+/// A log that metadata says this shard runs.
+fn log_of<R: Runtime>(shard: &Shard<R>, number: LogNumber) -> Log<R> {
+    shard.logs.get(number).expect("placement and shard agree on who runs which log")
+}
+
+pub(super) fn meta_log<R: Runtime>(shard: &Shard<R>) -> &MetaLog {
     shard.meta_log.as_ref().expect("only shard 0 is asked for changes")
 }

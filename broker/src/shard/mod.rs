@@ -1,11 +1,17 @@
-//! What one core runs: its log, the partitions it leads, its connections, and the tasks that serve them.
+//! What one core runs: its logs, the partitions it leads, its connections, and the tasks that serve them.
 //!
 //! Everything in a `Shard` belongs to one thread, so plain cells do. Other shards are reached through the `mesh` only,
 //! and what they ask is answered in the `mailroom`.
 
+mod balance;
+pub(crate) mod copying;
+mod logs;
 pub(crate) mod mailroom;
+mod memory;
 pub(crate) mod mesh;
 pub(crate) mod metadata;
+mod mover;
+mod pauses;
 pub(crate) mod placement;
 pub mod start;
 
@@ -20,10 +26,11 @@ use rustc_hash::FxHashMap;
 use storage::{Log, LogFailed, journal::WriteError};
 use wire::PartitionId;
 
-use self::{mesh::Message, placement::Placement};
+pub(crate) use self::logs::Logs;
+use self::{balance::moves_left, mesh::Message, mover::Moving, pauses::Pauses, placement::Placement};
 use crate::{
     handler::init_producer::ProducerIds,
-    meta::MetaLog,
+    meta::{LogNumber, MetaLog},
     metrics::{Metric, Metrics, Reading},
     partition::Partition,
     refused::Refused,
@@ -54,8 +61,15 @@ pub(crate) struct Shard<R: Runtime> {
     pub(crate) rt: R,
     /// Its number.
     pub(crate) index: u16,
+    /// Its own log, where nearly all appends go.
     pub(crate) log: Log<R>,
+    /// Its own, and spare ones.
+    pub(crate) logs: Logs<R>,
     pub(crate) metrics: Metrics,
+    /// Partitions that take no appends for a moment.
+    pub(crate) pauses: Pauses,
+    /// The partition that is being moved; on shard 0.
+    pub(crate) moving: Moving,
     /// What its connections may hold together.
     pub(crate) budget: Budget,
     pub(crate) connections: Registry<R>,
@@ -98,20 +112,23 @@ impl<R: Runtime> Shard<R> {
     pub(crate) fn new(
         rt: R,
         index: u16,
-        log: Log<R>,
+        logs: Logs<R>,
         meta_log: Option<MetaLog>,
         node: Node,
         mut limits: Limits,
         mesh: Rc<[Sender<Message<R>>]>,
     ) -> Rc<Self> {
         // A batch has to fit into a WAL file, whatever is set.
-        limits.batch_bytes_max = limits.batch_bytes_max.min(log.batch_bytes_max());
+        limits.batch_bytes_max = limits.batch_bytes_max.min(logs.batch_bytes_max());
         Rc::new(Self {
             budget: Budget::new(limits.connection_bytes_max),
             rt,
             index,
-            log,
+            log: logs.own(),
+            logs,
             metrics: Metrics::default(),
+            pauses: Pauses::default(),
+            moving: Moving::default(),
             connections: Registry::default(),
             strangers: Sampler::default(),
             producer_ids: ProducerIds::default(),
@@ -175,11 +192,23 @@ impl<R: Runtime> Shard<R> {
         if self.partitions.borrow().contains_key(&id) { Some(self.index) } else { self.placement.borrow().shard_of(id) }
     }
 
-    /// Whether another shard leads it.
+    /// Whether a partition that is not led here is led elsewhere: it moved, or is not known here yet.
+    pub(crate) fn is_known(&self, id: PartitionId) -> bool {
+        self.placement.borrow().log_of(id).is_some()
+    }
+
+    /// The log that a partition lives in, if it is anyone's.
+    pub(crate) fn log_of(&self, id: PartitionId) -> Option<LogNumber> {
+        match self.partitions.borrow().get(&id) {
+            Some(partition) => Some(partition.log()),
+            None => self.placement.borrow().log_of(id),
+        }
+    }
+
+    /// Whether it lives in another log than this shard's own.
     #[inline]
     pub(crate) fn is_elsewhere(&self, id: PartitionId) -> bool {
-        !self.partitions.borrow().contains_key(&id)
-            && self.placement.borrow().shard_of(id).is_some_and(|shard| shard != self.index)
+        self.log_of(id).is_some_and(|log| log != self.logs.own_number())
     }
 
     /// Sends to another shard, at once or not at all.
@@ -244,9 +273,9 @@ impl<R: Runtime> Shard<R> {
         self.failing.wake();
     }
 
-    /// Waits until a write fails, of this shard's log or of MetaLog.
+    /// Waits until a write fails, of one of this shard's logs or of MetaLog.
     pub(crate) async fn failed(&self) -> Failure {
-        let of_log = async { Failure::Log(self.log.failed().await) };
+        let of_log = async { Failure::Log(self.logs.failed().await) };
         future::or(of_log, self.failing.until(|| self.failure.borrow().clone())).await
     }
 
@@ -276,12 +305,15 @@ impl<R: Runtime> Shard<R> {
 
     /// All counters.
     pub(crate) fn read_metrics(&self) -> Reading {
-        let log = self.log.stats();
+        let log = self.logs.stats();
         for (metric, value) in [
             (Metric::Connections, self.connections.len() as u64),
             (Metric::ConnectionBytes, self.budget.bytes_taken() as u64),
+            (Metric::Logs, self.logs.len() as u64),
+            (Metric::LogsSpare, self.logs.len() as u64 - 1),
+            (Metric::PartitionsToMove, self.meta_log.as_ref().map_or(0, |metadata| moves_left(&metadata.snapshot()))),
             (Metric::Partitions, self.partitions.borrow().len() as u64),
-            (Metric::PartitionsQuarantined, self.log.quarantined().len() as u64),
+            (Metric::PartitionsQuarantined, self.logs.quarantined() as u64),
             (Metric::LogSyncs, log.groups),
             (Metric::LogSyncBytes, log.group_bytes),
             (Metric::LogMemtableBytes, log.memtable_bytes),

@@ -1,8 +1,8 @@
 //! A node's shards, from nothing to serving and back.
 //!
-//! Shard 0 leads: it locks the directory, has every shard open its log while it opens MetaLog itself, takes a leader
-//! epoch durably, hands out the metadata, and only then accepts. Stopping goes the other way: every shard first finishes
-//! what its connections began, which may need the others; then every log is closed.
+//! Shard 0 leads: it locks the directory, reads MetaLog, has every shard open the logs that it is to run while it takes a
+//! leader epoch durably itself, hands out the metadata, and only then accepts. Stopping goes the other way: every shard
+//! first finishes what its connections began, which may need the others; then every log is closed.
 
 use std::{
     io,
@@ -21,14 +21,15 @@ use runtime::{
 use storage::{Log, LogFailed, LogOptions};
 
 use super::{
-    Failure, Node, Shard, mailroom,
+    Failure, Logs, Node, Shard, mailroom, memory,
     mesh::{Message, Reply, call, send_surely},
-    metadata,
+    metadata, mover,
+    placement::{Seating, seat},
 };
 pub use crate::server::limits::Limits;
 use crate::{
     control::Stage,
-    meta::{self, Command, MetaLog, Outcome, Snapshot},
+    meta::{self, Command, LogNumber, LogState, MetaLog, Outcome, Snapshot},
     server::{limits::Admission, listener},
 };
 
@@ -47,7 +48,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The node's number in its cluster.
     pub node_id: u32,
-    /// How the log of each shard is sized.
+    /// How the log of each shard is sized; several share that.
     pub log: LogOptions,
     /// What connections may cost.
     pub limits: Limits,
@@ -90,10 +91,10 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
-    /// A shard's log could not be opened.
-    #[error("shard {shard} cannot open its log: {source}")]
+    /// A log could not be opened.
+    #[error("shard {shard} cannot open a log: {source}")]
     Log {
-        /// Its number.
+        /// The shard that was to run it.
         shard: u16,
         /// Why.
         source: storage::OpenError,
@@ -104,14 +105,6 @@ pub enum StartError {
     /// MetaLog refused the start, or could not be written.
     #[error(transparent)]
     Propose(#[from] meta::ProposeError),
-    /// There are more logs than shards to run them.
-    #[error("the data directory has {logs} logs and {shards} cores are set; set cores to at least {logs}")]
-    FewerCores {
-        /// Logs that metadata knows.
-        logs: usize,
-        /// Shards of this start.
-        shards: usize,
-    },
     /// A log is not the one that metadata knows: a directory was moved, lost or restored from elsewhere.
     #[error("{} holds log {found:032x}, the metadata expects {expected:032x}; put the right one back", dir.display())]
     StrangeLog {
@@ -151,7 +144,7 @@ impl StartError {
 /// How a shard ended.
 #[derive(Debug)]
 pub enum End {
-    /// It was asked to, and its log is closed.
+    /// It was asked to, and its logs are closed.
     Stopped {
         /// Connections that had not finished in time.
         connections_cut: usize,
@@ -164,15 +157,18 @@ pub enum End {
 
 /// What shard 0 tells the others.
 pub(crate) enum Order {
-    /// Open your log, and say which it is.
-    Open(Reply<Result<u128, storage::OpenError>>),
+    /// Open these logs, and say which they are.
+    Open { seating: Seating, reply: Reply<Found> },
     /// Serve.
     Serve { node: Node, snapshot: Arc<Snapshot>, reply: Reply<()> },
     /// Take no more requests; say how many connections had to be cut once all are closed.
     Drain(Reply<usize>),
-    /// Close your log.
+    /// Close your logs.
     Close(Reply<()>),
 }
+
+/// The logs that a shard opened, by number and id.
+pub(crate) type Found = Result<Vec<(LogNumber, u128)>, storage::OpenError>;
 
 /// One shard's place in a node: what [`run`] needs beside a runtime.
 pub struct Seat<R: Runtime> {
@@ -268,94 +264,93 @@ struct Begun<R: Runtime> {
 /// What shard 0 opened, or could not open.
 struct Opened<R: Runtime> {
     listener: io::Result<R::Listener>,
-    log: Result<Log<R>, storage::OpenError>,
-    metadata: Result<Metadata, StartError>,
-    /// The id of each other shard's log, from shard 1 on; `None` if the shard did not answer.
-    other_logs: Vec<Option<Result<u128, storage::OpenError>>>,
+    logs: Result<Logs<R>, storage::OpenError>,
+    /// The leader epoch of this start, if it was taken already.
+    epoch: Option<Result<i32, meta::ProposeError>>,
+    /// The logs of each other shard, from shard 1 on; `None` if the shard did not answer.
+    other_logs: Vec<Option<Found>>,
 }
 
-/// The metadata, and the leader epoch of this start if it was taken already.
-struct Metadata {
-    log: MetaLog,
-    epoch: Option<i32>,
-}
-
-impl Metadata {
-    /// Opens it. A node that was there before takes its epoch at once, while its logs are still being opened: an epoch in
-    /// which nobody leads costs nothing, and the write would otherwise be waited for.
-    async fn open<R: Runtime>(rt: &R, dir: &Path, node_id: u32) -> Result<Self, StartError> {
-        let mut metadata = Self { log: MetaLog::open(rt, dir).await?, epoch: None };
-        if metadata.log.snapshot().version > 0 {
-            metadata.epoch = Some(metadata.take_epoch(node_id).await?);
-        }
-        Ok(metadata)
-    }
-
-    async fn take_epoch(&self, node_id: u32) -> Result<i32, StartError> {
-        let Outcome::LeaderEpoch(epoch) = self.log.propose(Command::StartNode { node_id }).await? else {
-            unreachable!("of a start")
-        };
-        Ok(epoch)
-    }
+async fn take_epoch(metadata: &MetaLog, node_id: u32) -> Result<i32, meta::ProposeError> {
+    let Outcome::LeaderEpoch(epoch) = metadata.propose(Command::StartNode { node_id }).await? else {
+        unreachable!("of a start")
+    };
+    Ok(epoch)
 }
 
 /// Brings all shards to where they can serve.
-async fn begin<R: Runtime>(rt: &R, seat: &Seat<R>) -> Result<Begun<R>, StartError> {
-    let lock = lock(rt, &seat.settings.dir).await?;
-    let Opened { listener, log, metadata, other_logs } = open_all(rt, seat).await;
-    let log = log.map_err(|source| StartError::Log { shard: 0, source })?;
+async fn begin<R: Runtime>(rt: &R, own: &Seat<R>) -> Result<Begun<R>, StartError> {
+    let settings = &*own.settings;
+    let lock = lock(rt, &settings.dir).await?;
+    let metadata = MetaLog::open(rt, &meta_dir(&settings.dir)).await?;
+    let seats = seat(&metadata.snapshot().logs, own.mesh.len() as u16);
+    let Opened { listener, logs, epoch, other_logs } = open_all(rt, own, &metadata, &seats).await;
+    let logs = logs.map_err(|source| StartError::Log { shard: 0, source })?;
     let begun = async {
-        let address = seat.settings.listen;
+        let address = settings.listen;
         let listener = listener.map_err(|source| StartError::Listen { address, source })?;
-        let metadata = metadata?;
-        let mut log_ids = vec![log.id()];
-        for (shard, id) in (1..).zip(other_logs) {
-            let id = id.ok_or(StartError::Silent { shard })?;
-            log_ids.push(id.map_err(|source| StartError::Log { shard, source })?);
+        let mut found = logs.ids();
+        for (shard, other) in (1..).zip(other_logs) {
+            let other = other.ok_or(StartError::Silent { shard })?;
+            found.extend(other.map_err(|source| StartError::Log { shard, source })?);
         }
-        register_logs(&metadata.log, &log_ids, &seat.settings.dir).await?;
-        let shard = lead(rt, seat, log.clone(), metadata).await?;
+        register_logs(&metadata, found, &settings.dir).await?;
+        spare_logs(&metadata, &seats).await?;
+        let epoch = match epoch {
+            Some(taken) => taken?,
+            None => take_epoch(&metadata, settings.node_id).await?,
+        };
+        let shard = lead(rt, own, logs.clone(), metadata, epoch).await?;
         Ok(Begun { shard, listener, lock })
     };
     let begun = begun.await;
     if begun.is_err() {
-        // It has tasks, which must have ended when the shard does. If they fail the next start recovers.
-        let _ = log.close().await;
+        // They have tasks, which must have ended when the shard does. If they fail the next start recovers.
+        let _ = logs.close().await;
     }
     begun
 }
 
 /// Opens everything at once, and waits for all of it: nothing may be under way when a shard ends.
-async fn open_all<R: Runtime>(rt: &R, seat: &Seat<R>) -> Opened<R> {
+///
+/// A node that was there before takes its epoch meanwhile: an epoch in which nobody leads costs nothing, and the write would
+/// otherwise be waited for.
+async fn open_all<R: Runtime>(rt: &R, seat: &Seat<R>, metadata: &MetaLog, seats: &[Seating]) -> Opened<R> {
     let settings = &*seat.settings;
-    let opening = order_all(rt, &seat.mesh, Order::Open).await;
-    let (own, dir) = (rt.clone(), meta_dir(&settings.dir));
-    let node_id = settings.node_id;
-    let metadata = rt.spawn(async move { Metadata::open(&own, &dir, node_id).await });
+    let mut others = seats.iter().skip(1).cloned();
+    let open = |reply| Order::Open { seating: others.next().expect("a seat for each shard"), reply };
+    let opening = order_all(rt, &seat.mesh, open).await;
+    let (node_id, is_known) = (settings.node_id, metadata.snapshot().version > 0);
+    let own = metadata.clone();
+    let taking = is_known.then(|| rt.spawn(async move { take_epoch(&own, node_id).await }));
     let listener = rt.listen(settings.listen).await;
-    let log = open_log(rt, settings, 0).await;
-    let metadata = metadata.await;
+    let logs = open_logs(rt, settings, &seats[0]).await;
+    let epoch = match taking {
+        Some(taking) => Some(taking.await),
+        None => None,
+    };
     let mut other_logs = Vec::new();
     for opened in opening {
         other_logs.push(opened.receive().await);
     }
-    Opened { listener, log, metadata, other_logs }
+    Opened { listener, logs, epoch, other_logs }
 }
 
-/// Takes a leader epoch and has every shard serve in it.
-async fn lead<R: Runtime>(rt: &R, seat: &Seat<R>, log: Log<R>, metadata: Metadata) -> Result<Rc<Shard<R>>, StartError> {
+/// Has every shard serve in a leader epoch.
+async fn lead<R: Runtime>(
+    rt: &R,
+    seat: &Seat<R>,
+    logs: Logs<R>,
+    metadata: MetaLog,
+    epoch: i32,
+) -> Result<Rc<Shard<R>>, StartError> {
     let settings = &*seat.settings;
-    let epoch = match metadata.epoch {
-        Some(epoch) => epoch,
-        None => metadata.take_epoch(settings.node_id).await?,
-    };
-    let metadata = metadata.log;
     let snapshot = metadata.snapshot();
     let node = Node { cluster_id: snapshot.cluster_id.0, node_id: settings.node_id, epoch };
     let serve = |reply| Order::Serve { node, snapshot: Arc::clone(&snapshot), reply };
     let serving = order_all(rt, &seat.mesh, serve).await;
     let mesh = seat.mesh.clone().into();
-    let shard = Shard::new(rt.clone(), 0, log, Some(metadata), node, settings.limits.clone(), mesh);
+    let shard = Shard::new(rt.clone(), 0, logs, Some(metadata), node, settings.limits.clone(), mesh);
     metadata::apply(&shard, snapshot.clone());
     metadata::report_refused(&shard);
     for (other, serves) in (1..).zip(serving) {
@@ -373,7 +368,8 @@ async fn serve<R: Runtime>(begun: Begun<R>, seat: Seat<R>, lead: Lead) -> End {
     start_tasks(&shard, seat.inbox);
     lead.stage.serving();
     let _ = lead.started.try_send(Ok(address));
-    metadata::finish_deletions(&shard);
+    let (ended, moving) = (Rc::clone(&shard), mover::run(Rc::clone(&shard), seat.settings.dir.clone()));
+    let moving = shard.rt.spawn(async move { future::or(ended.ended(), moving).await });
 
     let serving = async {
         lead.stop.receive().await;
@@ -384,8 +380,9 @@ async fn serve<R: Runtime>(begun: Begun<R>, seat: Seat<R>, lead: Lead) -> End {
         for drained in draining {
             connections_cut += drained.receive().await.unwrap_or(0);
         }
+        moving.await;
         let closing = order_all(&shard.rt, &seat.mesh, Order::Close).await;
-        let closed = shard.log.clone().close().await;
+        let closed = shard.logs.close().await;
         for closed in closing {
             closed.receive().await;
         }
@@ -396,26 +393,26 @@ async fn serve<R: Runtime>(begun: Begun<R>, seat: Seat<R>, lead: Lead) -> End {
 
 /// Every shard but the first.
 async fn follow<R: Runtime>(rt: R, seat: Seat<R>) -> End {
-    let Some(Order::Open(reply)) = next_order(&seat.inbox).await else { return End::NotStarted };
-    let log = match open_log(&rt, &seat.settings, seat.index).await {
-        Ok(log) => log,
+    let Some(Order::Open { seating, reply }) = next_order(&seat.inbox).await else { return End::NotStarted };
+    let logs = match open_logs(&rt, &seat.settings, &seating).await {
+        Ok(logs) => logs,
         Err(error) => {
             let _ = reply.try_send(Err(error));
             return End::NotStarted;
         }
     };
-    let _ = reply.try_send(Ok(log.id()));
+    let _ = reply.try_send(Ok(logs.ids()));
     let (node, snapshot, reply) = match next_order(&seat.inbox).await {
         Some(Order::Serve { node, snapshot, reply }) => (node, snapshot, reply),
         // The node does not start.
         Some(Order::Close(reply)) => {
-            let _ = log.close().await;
+            let _ = logs.close().await;
             let _ = reply.try_send(());
             return End::NotStarted;
         }
-        Some(Order::Open(_) | Order::Drain(_)) | None => return End::NotStarted,
+        Some(Order::Open { .. } | Order::Drain(_)) | None => return End::NotStarted,
     };
-    let shard = Shard::new(rt, seat.index, log, None, node, seat.settings.limits.clone(), seat.mesh.into());
+    let shard = Shard::new(rt, seat.index, logs, None, node, seat.settings.limits.clone(), seat.mesh.into());
     metadata::apply(&shard, snapshot);
     metadata::report_refused(&shard);
     let _ = reply.try_send(());
@@ -429,11 +426,11 @@ async fn follow<R: Runtime>(rt: R, seat: Seat<R>) -> End {
                     let _ = reply.try_send(connections_cut);
                 }
                 Order::Close(reply) => {
-                    shard.log.clone().close().await?;
+                    shard.logs.close().await?;
                     let _ = reply.try_send(());
                     break;
                 }
-                Order::Open(_) | Order::Serve { .. } => unreachable!("this is said once, before"),
+                Order::Open { .. } | Order::Serve { .. } => unreachable!("this is said once, before"),
             }
         }
         Ok(connections_cut)
@@ -453,8 +450,23 @@ async fn lock<R: Runtime>(rt: &R, dir: &Path) -> Result<R::DirLock, StartError> 
     rt.lock_dir(dir).await.map_err(refused)
 }
 
-async fn open_log<R: Runtime>(rt: &R, settings: &Settings, index: u16) -> Result<Log<R>, storage::OpenError> {
-    Log::open(rt.clone(), &log_dir(&settings.dir, index), settings.log.clone()).await
+/// Opens the logs of one shard, all or none.
+async fn open_logs<R: Runtime>(rt: &R, settings: &Settings, seating: &Seating) -> Result<Logs<R>, storage::OpenError> {
+    let (own, spare) = memory::split(&settings.log, seating.spare.len(), seating.logs_of_node);
+    let mut logs = Vec::new();
+    for &number in std::iter::once(&seating.own).chain(&seating.spare) {
+        let options = if number == seating.own { &own } else { &spare };
+        match Log::open(rt.clone(), &log_dir(&settings.dir, number), options.clone()).await {
+            Ok(log) => logs.push((number, log)),
+            Err(error) => {
+                for (_, log) in logs {
+                    let _ = log.close().await;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(Logs::new(seating.own, logs))
 }
 
 /// Where the metadata is.
@@ -462,25 +474,39 @@ pub(crate) fn meta_dir(dir: &Path) -> PathBuf {
     dir.join("meta")
 }
 
-/// Where a log is.
-pub(crate) fn log_dir(dir: &Path, index: impl Into<usize>) -> PathBuf {
-    dir.join(format!("shard-{:03}", index.into()))
+/// The directory of a log. The first logs of a node have the numbers of their shards, hence the name.
+pub(crate) fn log_dir(dir: &Path, log: LogNumber) -> PathBuf {
+    dir.join(format!("shard-{log:03}"))
 }
 
 /// Makes sure that every log is where metadata thinks, and known to it.
-async fn register_logs(meta: &MetaLog, found: &[u128], dir: &Path) -> Result<(), StartError> {
-    let known = meta.snapshot().logs.clone();
-    if known.len() > found.len() {
-        return Err(StartError::FewerCores { logs: known.len(), shards: found.len() });
-    }
-    for (index, (&found, &expected)) in found.iter().zip(&known).enumerate() {
-        if found != expected {
-            return Err(StartError::StrangeLog { dir: log_dir(dir, index), found, expected });
+async fn register_logs(meta: &MetaLog, mut found: Vec<(LogNumber, u128)>, dir: &Path) -> Result<(), StartError> {
+    let known = meta.snapshot();
+    found.sort_unstable();
+    let mut ids = Vec::new();
+    for (number, found) in found {
+        match known.logs.get(number as usize) {
+            Some(log) if log.id != found => {
+                return Err(StartError::StrangeLog { dir: log_dir(dir, number), found, expected: log.id });
+            }
+            Some(_) => {}
+            None => ids.push(found),
         }
     }
-    let ids = found[known.len()..].to_vec();
     if !ids.is_empty() {
         meta.propose(Command::RegisterLogs { ids }).await?;
+    }
+    Ok(())
+}
+
+/// Makes known which logs take no new partitions, if that has changed.
+async fn spare_logs(meta: &MetaLog, seats: &[Seating]) -> Result<(), meta::ProposeError> {
+    let mut logs: Vec<_> = seats.iter().flat_map(|seat| seat.spare.iter().copied()).collect();
+    logs.sort_unstable();
+    let snapshot = meta.snapshot();
+    let known = (0..).zip(&snapshot.logs).filter(|(_, log)| log.state == LogState::Spare).map(|(number, _)| number);
+    if !known.eq(logs.iter().copied()) {
+        meta.propose(Command::SpareLogs { logs }).await?;
     }
     Ok(())
 }
@@ -489,7 +515,7 @@ async fn register_logs(meta: &MetaLog, found: &[u128], dir: &Path) -> Result<(),
 async fn order_all<R: Runtime, T>(
     rt: &R,
     mesh: &[Sender<Message<R>>],
-    order: impl Fn(Reply<T>) -> Order,
+    mut order: impl FnMut(Reply<T>) -> Order,
 ) -> Vec<Inbox<T>> {
     let mut answers = Vec::new();
     for inbox in mesh.iter().skip(1) {

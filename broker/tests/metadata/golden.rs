@@ -13,12 +13,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use broker::meta::Command;
+use broker::meta::{Command, TopicPartition};
 use runtime::sim::SimRuntime;
 use storage::journal::Journal;
 use wire::PartitionId;
 
 use crate::{DIR, Files, create, install, read, write};
+
+/// The last kind of command that there is.
+const KIND_MAX: u8 = 12;
 
 /// A directory's file that says what is in the others.
 const EXPECTED: &str = "expected.txt";
@@ -29,7 +32,7 @@ fn what_earlier_programs_wrote_is_read() {
     assert!(!fixtures.is_empty());
     for (version, dir) in fixtures {
         let files = load(&dir);
-        check_complete(&files);
+        assert!(check_complete(&files) >= 7, "{version:?}");
         assert_eq!(read(&files), fs::read_to_string(dir.join(EXPECTED)).unwrap(), "{version:?}");
     }
 }
@@ -38,10 +41,10 @@ fn what_earlier_programs_wrote_is_read() {
 #[test]
 fn what_this_program_writes_is_the_newest_fixture() {
     let (files, state) = write(lives());
+    assert_eq!(check_complete(&files), KIND_MAX);
     if let Ok(version) = std::env::var("STREAMBUS_FIXTURES") {
         let dir = root().join(version);
         if !dir.exists() {
-            check_complete(&files);
             fs::create_dir_all(&dir).unwrap();
             files.iter().for_each(|(name, bytes)| fs::write(dir.join(name), bytes).unwrap());
             fs::write(dir.join(EXPECTED), &state).unwrap();
@@ -76,8 +79,8 @@ fn load(dir: &Path) -> Files {
     named.filter(|(name, _)| name != EXPECTED).map(|(name, path)| (name, fs::read(path).unwrap())).collect()
 }
 
-/// A fixture that lacks what it is there for would prove nothing: commands of each kind, behind a snapshot.
-fn check_complete(files: &Files) {
+/// A fixture that lacks what it is there for would prove nothing: commands of each kind, behind a snapshot. The last kind.
+fn check_complete(files: &Files) -> u8 {
     let copy = files.clone();
     let recovered = runtime::sim::block_on(1, |rt: SimRuntime| async move {
         install(&rt, &copy).await;
@@ -85,7 +88,9 @@ fn check_complete(files: &Files) {
     });
     assert!(recovered.snapshot.len() > 200, "{} bytes of snapshot", recovered.snapshot.len());
     let kinds: BTreeSet<u8> = recovered.edits.iter().map(|edit| edit[1]).collect();
-    assert_eq!(kinds, (1..=7).collect(), "kinds of commands");
+    let last = *kinds.last().expect("there are commands");
+    assert_eq!(kinds, (1..=last).collect(), "kinds of commands");
+    last
 }
 
 /// Two lives of a node with all that metadata can hold: of the first the snapshot is left that the second begins with.
@@ -95,6 +100,9 @@ fn lives() -> [Vec<Command>; 2] {
         vec![
             Command::RegisterLogs { ids: vec![11, u128::MAX - 1] },
             Command::StartNode { node_id: 7 },
+            Command::RegisterLogs { ids: vec![5, 6] },
+            Command::SpareLogs { logs: vec![2, 3] },
+            Command::RetireLog { log: 3 },
             create("plain", 5, &[]),
             create(
                 "all.settings_given-1",
@@ -117,6 +125,7 @@ fn lives() -> [Vec<Command>; 2] {
             Command::ReserveProducerIds,
             delete("gone"),
             delete("half-gone"),
+            Command::PrepareMove { partition: PartitionId(1), to: 1 },
             Command::ConfirmDropped {
                 partitions: vec![PartitionId(8), PartitionId(9), PartitionId(10), PartitionId(12)],
             },
@@ -134,6 +143,11 @@ fn lives() -> [Vec<Command>; 2] {
             create("short-lived", 2, &[]),
             delete("short-lived"),
             Command::ConfirmDropped { partitions: vec![PartitionId(11)] },
+            Command::MovePartition { partition: PartitionId(1), to: 1 },
+            Command::ConfirmErased { copies: vec![TopicPartition { id: PartitionId(1), log: 0 }] },
+            Command::PrepareMove { partition: PartitionId(2), to: 0 },
+            Command::SpareLogs { logs: vec![2] },
+            Command::RetireLog { log: 2 },
         ],
     ]
 }

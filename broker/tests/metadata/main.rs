@@ -5,7 +5,7 @@ mod golden;
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
-use broker::meta::{Command, MetaLog, State};
+use broker::meta::{Command, LogState, MetaLog, State};
 use runtime::{
     Block as _, File as _, OpenMode, Runtime as _,
     sim::{Crash, Options, SimRuntime, Simulation},
@@ -20,7 +20,7 @@ type Files = BTreeMap<String, Vec<u8>>;
 /// Lives of a node, each ended by a power cut. Answers what they leave, and the state that a reader of it finds.
 fn write<const LIVES: usize>(lives: [Vec<Command>; LIVES]) -> (Files, String) {
     // A file is replaced by another when it is longer than a block: here each life has its own.
-    let simulation = Simulation::with_options(3, Options { block_bytes: 64 << 10, ..Options::default() });
+    let simulation = Simulation::with_options(3, Options { block_bytes: 128 << 10, ..Options::default() });
     let node = simulation.add_node();
     for commands in lives {
         let work = move |rt: SimRuntime| async move {
@@ -75,12 +75,15 @@ fn describe(state: &State) -> String {
     line(format!("cluster {}", state.cluster_id));
     line(format!("node {:?} epoch {}", state.node_id, state.leader_epoch));
     line(format!("partitions from {} producer ids from {}", state.next_partition, state.next_producer_id));
-    state.logs.iter().for_each(|id| line(format!("log {id:032x}")));
+    for log in &state.logs {
+        let used = if log.state == LogState::InUse { String::new() } else { format!(" {:?}", log.state) };
+        line(format!("log {:032x}{used}", log.id));
+    }
     for (name, topic) in &state.topics {
         line(format!("topic {name} {:032x} {}", topic.id.0, topic.settings.durability()));
         topic.settings.given().iter().for_each(|(name, value)| line(format!("  setting {name} {value}")));
         topic.partitions.iter().for_each(|partition| line(format!("  partition {} {}", partition.id, partition.log)));
     }
-    state.tombstones.iter().for_each(|(partition, log)| line(format!("tombstone {partition} {log}")));
+    state.tombstones.iter().for_each(|copy| line(format!("tombstone {} {}", copy.id, copy.log)));
     out
 }

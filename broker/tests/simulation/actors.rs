@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     rc::Rc,
     time::Duration,
@@ -13,7 +13,9 @@ use history::{Level, Moment, Payload, Reader, Value, Writer};
 use runtime::{Runtime, sim::SimRuntime};
 use wire::{
     Durability, ErrorCode, PartitionId,
-    api::{Setting, fetch, init_producer, list_offsets, produce, topic_create},
+    api::{
+        Setting, fetch, hold, init_producer, list_offsets, produce, stats, topic_create, topic_delete, topic_describe,
+    },
     codec::List,
     record::{Batch, BatchBuilder, Batches, Producer},
 };
@@ -60,6 +62,21 @@ pub(crate) async fn create_topic(
     let answer = link.client().await.call(&request).await.expect("nothing crashes yet");
     let created = answer.message::<topic_create::Response<'_>>().expect("the name is free");
     created.partitions.iter().map(|placed| (placed.partition, placed.shard)).collect()
+}
+
+/// Deletes a topic.
+pub(crate) async fn delete_topic(run: Rc<Run>, name: &'static str) {
+    let mut link = Link::new(&run, None);
+    let answer = link.client().await.call(&topic_delete::Request { name }).await.expect("nothing crashes meanwhile");
+    answer.message::<topic_delete::Response>().expect("the topic is there");
+}
+
+/// Holds the logs, as for a backup; their ids.
+pub(crate) async fn hold(run: Rc<Run>, hold_ms: u32) -> Vec<u128> {
+    let mut link = Link::new(&run, None);
+    let answer = link.client().await.call(&hold::Request { hold_ms, flush: true }).await.expect("nothing crashes");
+    let held = answer.message::<hold::Response<'_>>().expect("a move ends soon enough");
+    held.logs.iter().map(|log| log.log_id).collect()
 }
 
 /// Sends batches to a partition until the run ends, several ahead of their acks. Where the partition is durable each is
@@ -145,9 +162,31 @@ pub(crate) async fn latest(run: Rc<Run>, partition: u64) -> u64 {
     let mut link = Link::new(&run, None);
     let rows = [list_offsets::Query { partition: PartitionId(partition), at: list_offsets::At::Latest }];
     let request = list_offsets::Request { partitions: List::from(&rows) };
-    let answer = link.client().await.call(&request).await.expect("nothing crashes any more");
-    let found = answer.message::<list_offsets::Response<'_>>().expect("it is answered");
-    found.partitions.iter().next().expect("one question, one answer").offset
+    loop {
+        let answer = link.client().await.call(&request).await.expect("nothing crashes any more");
+        let found = answer.message::<list_offsets::Response<'_>>().expect("it is answered");
+        let found = found.partitions.iter().next().expect("one question, one answer");
+        match found.error {
+            ErrorCode::None => return found.offset,
+            error => assert_eq!(error, ErrorCode::NotLeader, "{}", found.reason),
+        }
+    }
+}
+
+/// The counters of the node, added up, and how many partitions each shard leads.
+pub(crate) async fn shape(run: Rc<Run>) -> io::Result<(BTreeMap<String, u64>, BTreeMap<u16, usize>)> {
+    let mut link = Link::new(&run, None);
+    let client = link.client().await;
+    let answer = client.call(&stats::Request).await?;
+    let counters = answer.message::<stats::Response<'_>>()?;
+    let counters = counters.counters.iter().map(|counter| (counter.name.to_owned(), counter.value)).collect();
+    let answer = client.call(&topic_describe::Request { names: List::default() }).await?;
+    let described = answer.message::<topic_describe::Response<'_>>()?;
+    let mut led = BTreeMap::new();
+    for partition in described.topics.iter().flat_map(|topic| topic.partitions.iter()) {
+        *led.entry(partition.shard).or_default() += 1;
+    }
+    Ok((counters, led))
 }
 
 /// A batch that was sent.
@@ -220,13 +259,17 @@ impl Link {
 
     /// Fetches once and notes what came.
     async fn fetch(&mut self, partition: PartitionId, offset: u64, reader: &RefCell<Reader>) -> io::Result<()> {
-        let rows = [fetch::Position { partition, offset, bytes_max: 1 << 20 }];
-        let request =
-            fetch::Request { wait_ms_max: 20, bytes_min: 1, bytes_max: 1 << 20, partitions: List::from(&rows) };
+        // Less than a frame may have: a reader that fell behind asks for much.
+        let bytes_max = 32 << 10;
+        let rows = [fetch::Position { partition, offset, bytes_max }];
+        let request = fetch::Request { wait_ms_max: 20, bytes_min: 1, bytes_max, partitions: List::from(&rows) };
         let answer = self.client().await.call(&request).await?;
         let response = answer.message::<fetch::Response<'_>>()?;
         let (row, batches) = response.partitions().next().expect("one partition, one row");
-        assert_eq!(row.error, ErrorCode::None, "{}", row.reason);
+        if row.error == ErrorCode::NotLeader {
+            return Err(io::Error::other(row.reason.to_owned())); // It moved while it was asked for.
+        }
+        assert_eq!(row.error, ErrorCode::None, "partition {partition} at {offset}: {}", row.reason);
         let reader = &mut *reader.borrow_mut();
         reader.high_watermark(row.high_watermark);
         if let Some(lost) = row.lost {

@@ -1,9 +1,11 @@
-//! Whole brokers of two shards on the seeded simulator: produce, fetch, crash, recover; judged by the history checker.
+//! Whole brokers on the seeded simulator: produce, fetch, crash, recover, on as many shards as before or more or fewer;
+//! judged by the history checker.
 //!
 //! A failing seed is run alone by `STREAMBUS_SEED=<seed> cargo test -p broker --test simulation`.
 
 mod actors;
 mod client;
+mod cores;
 mod cross_core;
 mod node;
 mod topics;
@@ -28,6 +30,7 @@ use self::{
 };
 
 const CRASHES: u64 = 4;
+const SHARDS: usize = 2;
 
 #[test]
 fn nothing_acknowledged_is_lost_doubled_or_moved_by_crashes() {
@@ -48,7 +51,7 @@ fn a_seed_is_a_run() {
 
 /// A run with writers and readers on every partition, and crashes at random times; what it came to, and its trace.
 fn crashes(seed: u64) -> (Report, u64) {
-    let world = World::start(seed);
+    let world = World::start(seed, SHARDS);
     let run = begin(&world);
     let mut faults = Faults::new();
     faults.schedule("kill");
@@ -69,7 +72,7 @@ fn crashes(seed: u64) -> (Report, u64) {
         world.simulation.run_until(|| run.acked.get() >= until).unwrap();
         world.simulation.run_for(Duration::from_micros(world.simulation.rng().below(3000))).unwrap();
         let (kind, name) = if crash % 2 == 0 { (Crash::Kill, "kill") } else { (Crash::PowerCut, "power cut") };
-        world.crash(kind);
+        world.crash(kind, SHARDS);
         faults.fire(name, run.moment());
     }
     let until = run.acked.get() + 200;
@@ -94,6 +97,7 @@ fn run_to<T: 'static>(world: &World, task: impl Future<Output = T> + 'static) ->
 
 /// A writer and a reader of one partition.
 struct Actors {
+    level: Level,
     writer: Rc<RefCell<Writer>>,
     reader: Rc<RefCell<Reader>>,
     end: Rc<Cell<Option<u64>>>,
@@ -111,7 +115,7 @@ impl Actors {
         let wanted = number.is_multiple_of(2).then_some(shard);
         let writing = rt.spawn(write(Rc::clone(run), Rc::clone(&writer), level, wanted));
         let reading = rt.spawn(read(Rc::clone(run), Rc::clone(&reader), Rc::clone(&end)));
-        Self { writer, reader, end, writing, reading }
+        Self { level, writer, reader, end, writing, reading }
     }
 
     /// Lets the writer finish its batch and the reader read to the end.

@@ -1,6 +1,11 @@
-//! One simulated broker of two shards, small enough to roll, flush and merge within a second.
+//! One simulated broker, small enough to roll, flush and merge within a second.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
 
 use broker::shard::start::{End, Limits, Settings, run, seats};
 use runtime::{
@@ -12,34 +17,42 @@ use storage::{LogOptions, compaction, segment::PlanLimits};
 use crate::client::Client;
 
 const PORT: u16 = 9092;
-pub(crate) const SHARDS: usize = 2;
 
 /// A world with one broker in it.
 pub(crate) struct World {
     pub(crate) simulation: Simulation,
     pub(crate) node: NodeId,
+    /// Asks the broker that runs now to stop.
+    stop: Rc<RefCell<Box<dyn Fn()>>>,
+    /// Whether it did, cleanly, on every shard.
+    stopped: Rc<Cell<usize>>,
 }
 
 impl World {
-    /// A broker on an empty disk.
-    pub(crate) fn start(seed: u64) -> Rc<Self> {
-        Self::start_with(seed, SHARDS, 1024)
+    /// A broker of so many shards on an empty disk.
+    pub(crate) fn start(seed: u64, shards: usize) -> Rc<Self> {
+        Self::start_with(seed, shards, 1024)
     }
 
-    /// The same of so many shards, whose inboxes hold so many messages.
+    /// The same, whose shards' inboxes hold so many messages.
     pub(crate) fn start_with(seed: u64, shards: usize, inbox_messages_max: usize) -> Rc<Self> {
         let simulation = Simulation::with_options(seed, Options { steps_max: 50_000_000, ..Options::default() });
         let node = simulation.add_node();
         let listen = SocketAddr::new(node.ip(), PORT);
+        let (stop, stopped) = (Rc::new(RefCell::new(Box::new(|| ()) as Box<dyn Fn()>)), Rc::new(Cell::new(0)));
+        let (stop_of_node, stopped_shards) = (Rc::clone(&stop), Rc::clone(&stopped));
         simulation.boot(node, shards, move |shards| {
             let (seats, holder) = seats(shards.len(), settings(listen, inbox_messages_max));
+            stopped_shards.set(0);
+            drop(stop_of_node.replace(Box::new(holder.stopper())));
             for (rt, seat) in shards.iter().zip(seats) {
-                let own = rt.clone();
+                let (own, stopped) = (rt.clone(), Rc::clone(&stopped_shards));
                 drop(rt.spawn(async move {
                     match run(own, seat).await {
                         // A failed write ends the process; here the crash that made it fail does.
                         End::Failed(_) => std::future::pending().await,
-                        End::Stopped { .. } | End::NotStarted => {}
+                        End::Stopped { .. } => stopped.set(stopped.get() + 1),
+                        End::NotStarted => {}
                     }
                 }));
             }
@@ -51,7 +64,7 @@ impl World {
                 }
             }));
         });
-        Rc::new(Self { simulation, node })
+        Rc::new(Self { simulation, node, stop, stopped })
     }
 
     /// Where it listens.
@@ -59,10 +72,18 @@ impl World {
         SocketAddr::new(self.node.ip(), PORT)
     }
 
-    /// Crashes the broker and starts it again.
-    pub(crate) fn crash(&self, crash: Crash) {
-        self.simulation.crash(self.node, crash);
-        self.simulation.restart(self.node, SHARDS);
+    /// Crashes the broker, unless it is down, and starts it again on so many shards.
+    pub(crate) fn crash(&self, crash: Crash, shards: usize) {
+        if self.simulation.is_up(self.node) {
+            self.simulation.crash(self.node, crash);
+        }
+        self.simulation.restart(self.node, shards);
+    }
+
+    /// Stops the broker, which runs `shards` of them, and waits until every log is closed.
+    pub(crate) fn stop(&self, shards: usize) {
+        (self.stop.borrow())();
+        self.simulation.run_until(|| self.stopped.get() == shards).unwrap();
     }
 
     /// The runtime of clients.

@@ -22,6 +22,7 @@ use wire::{
 };
 
 use crate::{
+    SHARDS,
     client::{Client, Response},
     node::{World, connect},
 };
@@ -49,7 +50,7 @@ fn a_new_topic_never_shows_a_record_of_an_old_one_and_what_is_deleted_frees_the_
     let (mut crashes, mut deleted, mut read) = (0, 0, 0);
     for seed in seeds(4) {
         for step in 1..=60 {
-            let world = World::start(seed);
+            let world = World::start(seed, SHARDS);
             let ledger = Rc::new(Ledger::default());
             let owner = world.outside().spawn(own(Rc::clone(&world), Rc::clone(&ledger)));
             let simulation = &world.simulation;
@@ -62,7 +63,7 @@ fn a_new_topic_never_shows_a_record_of_an_old_one_and_what_is_deleted_frees_the_
                 simulation.run_until(|| !simulation.is_up(world.node) || ledger.deleted.get() > so_far + 3).unwrap();
                 if !simulation.is_up(world.node) {
                     crashes += 1;
-                    simulation.restart(world.node, crate::node::SHARDS);
+                    simulation.restart(world.node, SHARDS);
                 }
             }
             let so_far = ledger.deleted.get();
@@ -80,7 +81,7 @@ fn a_new_topic_never_shows_a_record_of_an_old_one_and_what_is_deleted_frees_the_
 #[test]
 fn when_all_topics_are_gone_so_are_all_segments() {
     for seed in seeds(10) {
-        let world = World::start(seed);
+        let world = World::start(seed, SHARDS);
         let ledger = Rc::new(Ledger::default());
         let deleting = Rc::clone(&ledger);
         let filled = world.outside().spawn({

@@ -11,7 +11,11 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::{sync::Notify, task::JoinSet, time::sleep_until};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant as TokioInstant, interval_at, sleep_until},
+};
 use wire::{api::fetch, frame::ResponseError};
 
 use super::fetcher::{Fetcher, Item, Question, Row, Ticket};
@@ -19,7 +23,7 @@ use crate::{
     client::Inner,
     connection::{Failure, Refusal, Response, now},
     error::Error,
-    metadata::Topic,
+    metadata::{AGE_MAX, Topic},
     routes::{RouteIndex, Routes, until_connected},
 };
 
@@ -180,7 +184,18 @@ impl Puller {
     fn connected(self: &Arc<Self>, route: RouteIndex) {
         let mut state = self.state.lock();
         state.fetcher.set_connected(route, true);
+        // A broker that was away may have come back with other shards.
+        state.metadata_wanted.extend(self.topics());
         self.take_turn(state, now());
+    }
+
+    /// Asks where the partitions are.
+    fn look_again(&self) {
+        self.state.lock().metadata_wanted.extend(self.topics());
+    }
+
+    fn topics(&self) -> impl Iterator<Item = Arc<str>> {
+        self.assigned.iter().map(|(topic, _)| topic.name.clone())
     }
 
     /// Goes where the topic's partitions are now. A topic of that name with another id is another topic.
@@ -219,6 +234,7 @@ impl State {
 /// The caretaker: time, lost connections, metadata.
 pub(crate) async fn take_care(puller: Arc<Puller>) {
     let mut events = JoinSet::new();
+    let mut aged = interval_at(TokioInstant::now() + AGE_MAX, AGE_MAX);
     loop {
         let (wakes_at, down, metadata_wanted) = puller.keep_time();
         for route in down {
@@ -244,6 +260,7 @@ pub(crate) async fn take_care(puller: Arc<Puller>) {
         tokio::select! {
             () = alarm => {}
             () = puller.attention.notified() => {}
+            _ = aged.tick() => puller.look_again(),
             Some(event) = events.join_next() => match event.expect("the tasks waited for do not panic") {
                 Event::Connected(route) => puller.connected(route),
                 Event::Described(topic, found) => puller.described(&topic, found).await,

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, Semaphore},
     task::JoinSet,
-    time::sleep_until,
+    time::{Instant as TokioInstant, interval_at, sleep_until},
 };
 use wire::{
     ErrorCode,
@@ -32,7 +32,7 @@ use crate::{
     client::Inner,
     connection::{Failure, Refusal, Response, now},
     error::Error,
-    metadata::Topic,
+    metadata::{AGE_MAX, Topic},
     routes::{RouteIndex, Routes, until_connected},
 };
 
@@ -273,6 +273,7 @@ impl State {
 /// The caretaker: time, lost connections, metadata.
 pub(crate) async fn take_care(sender: Arc<Sender>) {
     let mut events = JoinSet::new();
+    let mut aged = interval_at(TokioInstant::now() + AGE_MAX, AGE_MAX);
     let mut describing = false;
     loop {
         let (wakes_at, down, metadata_wanted) = sender.keep_time();
@@ -297,6 +298,7 @@ pub(crate) async fn take_care(sender: Arc<Sender>) {
         tokio::select! {
             () = alarm => {}
             () = sender.attention.notified() => {}
+            _ = aged.tick() => sender.look_again(),
             Some(event) = events.join_next() => match event.expect("the tasks waited for do not panic") {
                 Event::Connected(route) => sender.connected(route),
                 Event::Described(found) => {
@@ -324,7 +326,14 @@ impl Sender {
     fn connected(self: &Arc<Self>, route: RouteIndex) {
         let mut state = self.state.lock();
         state.accumulator.set_connected(route, true);
+        // A broker that was away may have come back with other shards.
+        state.metadata_wanted = true;
         self.take_turn(state, now());
+    }
+
+    /// Asks where the partitions are.
+    fn look_again(&self) {
+        self.state.lock().metadata_wanted = true;
     }
 
     /// Goes where the partitions are now. A topic of that name with another id is another topic.

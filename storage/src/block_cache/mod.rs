@@ -69,6 +69,19 @@ pub struct CacheStats {
     pub ahead_bytes: u64,
 }
 
+impl CacheStats {
+    /// Of two caches together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            hits: self.hits + other.hits,
+            misses: self.misses + other.misses,
+            read_bytes: self.read_bytes + other.read_bytes,
+            ahead_bytes: self.ahead_bytes + other.ahead_bytes,
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct BlockCache<R: Runtime> {
     rt: R,

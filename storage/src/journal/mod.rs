@@ -32,6 +32,11 @@ pub(crate) use name::FileName;
 /// A group of edits, or a snapshot and edits, larger than this many bytes is a bug of the caller.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 
+/// Whether a file of this name is of the journal with this prefix.
+pub(crate) fn is_file_name(name: &str, prefix: &str) -> bool {
+    FileName::parse(name, prefix).is_some()
+}
+
 /// A journal in one directory, which it may share with other files: its own are told by their prefix.
 ///
 /// Appending takes it exclusively, so edits have one order. An append that is dropped half way is as if the process had

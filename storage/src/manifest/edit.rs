@@ -97,6 +97,18 @@ pub enum Edit {
         /// Where the next process starts numbering.
         next_lsn: u64,
     },
+    /// A copy of a partition begins. Whatever segments hold of an earlier one is void, and so is what the WAL says of it up
+    /// to the group that dropped it.
+    Begin {
+        /// The partition.
+        partition: PartitionId,
+        /// Where its first batch starts.
+        base_offset: u64,
+        /// Offsets that hold nothing.
+        lost: Vec<Range<u64>>,
+        /// What its producers appended below `base_offset`.
+        producers: Vec<u8>,
+    },
 }
 
 /// Numbers of segments that are about to be written.
@@ -201,6 +213,12 @@ impl Edit {
             Self::Quarantine { partition } => put_u64(&mut out, partition.0),
             Self::Drop { partition, lsn } => put_u64s(&mut out, [partition.0, *lsn]),
             Self::Clean { last_lsn, next_lsn } => put_u64s(&mut out, [*last_lsn, *next_lsn]),
+            Self::Begin { partition, base_offset, lost, producers } => {
+                put_u64s(&mut out, [partition.0, *base_offset]);
+                put_count(&mut out, lost.len());
+                lost.iter().for_each(|offsets| fields::put_offsets(&mut out, offsets));
+                put_bytes(&mut out, producers);
+            }
         }
         out
     }
@@ -228,7 +246,13 @@ impl Edit {
             12 => Self::Lost { partition: fields::partition(r)?, offsets: fields::offsets(r)? },
             13 => Self::Quarantine { partition: fields::partition(r)? },
             14 => Self::Drop { partition: fields::partition(r)?, lsn: r.u64("LSN")? },
-            _ => Self::Clean { last_lsn: r.u64("last LSN")?, next_lsn: r.u64("next LSN")? },
+            15 => Self::Clean { last_lsn: r.u64("last LSN")?, next_lsn: r.u64("next LSN")? },
+            _ => Self::Begin {
+                partition: fields::partition(r)?,
+                base_offset: r.u64("base offset")?,
+                lost: r.list("count of lost ranges", 16, fields::offsets)?,
+                producers: r.bytes("producers")?.to_vec(),
+            },
         };
         reader.finish()?;
         Ok(edit)
@@ -251,13 +275,14 @@ impl Edit {
             Self::Lost { .. } => 12,
             Self::Quarantine { .. } => 13,
             Self::Drop { .. } => 14,
-            Self::Clean { .. } => KIND_MAX,
+            Self::Clean { .. } => 15,
+            Self::Begin { .. } => KIND_MAX,
         }
     }
 }
 
 /// The highest kind of edit.
-const KIND_MAX: u8 = 15;
+const KIND_MAX: u8 = 16;
 
 impl Flush {
     fn encode(&self, out: &mut Vec<u8>) {

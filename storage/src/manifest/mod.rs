@@ -38,6 +38,11 @@ const PREFIX: &str = "manifest";
 /// Requests that wait for their turn; further ones wait to queue.
 const QUEUE_REQUESTS: usize = 64;
 
+/// Whether a file of this name, in a log's directory, is of its manifest.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    journal::is_file_name(name, PREFIX)
+}
+
 /// The manifest of one log. A clone is another handle.
 #[derive(Clone)]
 pub struct Manifest {
@@ -138,7 +143,7 @@ impl Manifest {
         self.changes.get()
     }
 
-    /// How many truncations it has been told of.
+    /// How many truncations it has been told of, and beginnings of copies, which void segments as they do.
     pub(crate) fn truncations(&self) -> u64 {
         self.truncations.get()
     }
@@ -211,7 +216,7 @@ async fn write<R: Runtime>(
     requests: flume::Receiver<Request>,
 ) {
     while let Ok(Request { edits, answer }) = requests.recv_async().await {
-        let clips = edits.iter().filter(|edit| matches!(edit, Edit::Clip { .. })).count() as u64;
+        let clips = edits.iter().filter(|edit| matches!(edit, Edit::Clip { .. } | Edit::Begin { .. })).count() as u64;
         let result = write_edits(&mut journal, &state, edits).await;
         changes.set(changes.get() + 1);
         truncations.set(truncations.get() + clips);

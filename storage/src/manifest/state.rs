@@ -217,6 +217,9 @@ impl State {
                 self.partitions.values_mut().for_each(|partition| partition.reserved_end = 0);
                 self.clean = true;
             }
+            Edit::Begin { partition, base_offset, lost, producers } => {
+                self.begin(partition, base_offset, lost, producers);
+            }
         }
         Ok(())
     }
@@ -332,6 +335,22 @@ impl State {
         self.obsolete.extend((intent.first.0..intent.end().0).map(SegmentId));
     }
 
+    /// Begins a copy of a partition. It may have been here before: then shared segments still hold what it was.
+    fn begin(&mut self, id: PartitionId, base_offset: u64, lost: Vec<Range<u64>>, producers: Vec<u8>) {
+        let clip = Clip { next_offset: 0, segments_below: self.next_segment };
+        let begun = Partition {
+            log_start: base_offset,
+            flushed_end: base_offset,
+            lost,
+            producers,
+            clips: if planted("begin without a clip") { Vec::new() } else { vec![clip] },
+            ..Partition::default()
+        };
+        self.partitions.insert(id, begun);
+        self.retire_void(id);
+        self.forget_clips();
+    }
+
     fn drop_partition(&mut self, partition: PartitionId) {
         self.partitions.remove(&partition);
         self.retire_void(partition);
@@ -369,10 +388,12 @@ impl State {
         }
     }
 
-    /// Changes what is known of a partition, unless it was dropped.
+    /// Changes what is known of a partition, unless it was dropped and has not begun again.
     fn update(&mut self, id: PartitionId, change: impl FnOnce(&mut Partition)) {
-        if !self.dropped.contains_key(&id) {
-            change(self.partitions.entry(id).or_default());
+        match self.partitions.get_mut(&id) {
+            Some(partition) => change(partition),
+            None if !self.dropped.contains_key(&id) => change(self.partitions.entry(id).or_default()),
+            None => {}
         }
     }
 }

@@ -313,3 +313,18 @@ fn producers_change_when_a_flush_says_so() {
     assert_eq!(after([flush(Some(vec![1, 2])), flush(None)]).partitions[&P].producers, [1, 2]);
     assert_eq!(after([flush(Some(vec![1, 2])), flush(Some(vec![3]))]).partitions[&P].producers, [3]);
 }
+
+#[test]
+fn a_partition_that_begins_again_has_nothing_of_what_it_was() {
+    let begin = Edit::Begin { partition: P, base_offset: 40, lost: vec![60..70], producers: vec![1] };
+    let state = after_three([Edit::Drop { partition: P, lsn: 20 }, begin.clone()]);
+    let begun = &state.partitions[&P];
+    assert_eq!((begun.log_start, begun.flushed_end, &begun.lost[..]), (40, 40, &[60..70][..]));
+    assert_eq!(state.clip_of(P, SegmentId(2)), Some(0), "the shared segment still holds what it was");
+    // The groups up to the drop stay void, and what is said of the partition counts again.
+    assert_eq!(state.dropped.get(&P), Some(&20));
+    let flush = [intent(3, 1), flush(3, vec![own(3, P, 40, 100)], 30)];
+    let state = after_three([Edit::Drop { partition: P, lsn: 20 }, begin].into_iter().chain(flush));
+    assert_eq!(state.partitions[&P].flushed_end, 100);
+    assert_eq!((state.clip_of(P, SegmentId(3)), state.dropped.get(&P)), (None, None));
+}

@@ -14,11 +14,11 @@ use wire::record::{Batch, BatchBuilder, Batches, Codec, Producer};
 
 use crate::support::{DIR, simulation, small};
 
-type Record = (u8, Option<u64>);
+pub(crate) type Record = (u8, Option<u64>);
 
 const DELETE_RETENTION_MS: u64 = 3_000;
 
-fn compacted() -> PartitionSettings {
+pub(crate) fn compacted() -> PartitionSettings {
     PartitionSettings {
         cleanup: Cleanup { delete: false, compact: true },
         delete_retention_ms: DELETE_RETENTION_MS,
@@ -34,7 +34,7 @@ async fn open(rt: &SimRuntime) -> Log<SimRuntime> {
     Log::open(rt.clone(), Path::new(DIR), options).await.unwrap()
 }
 
-fn key_bytes(key: u8) -> Vec<u8> {
+pub(crate) fn key_bytes(key: u8) -> Vec<u8> {
     format!("key-{key}").into_bytes()
 }
 
@@ -44,7 +44,7 @@ fn value_bytes(value: u64) -> Vec<u8> {
     bytes
 }
 
-fn batch(now_ms: i64, records: &[Record], producer: Producer, codec: Codec) -> Vec<u8> {
+pub(crate) fn batch(now_ms: i64, records: &[Record], producer: Producer, codec: Codec) -> Vec<u8> {
     let mut builder = BatchBuilder::new(1 << 20);
     for &(key, value) in records {
         let value = value.map(value_bytes);
@@ -53,7 +53,12 @@ fn batch(now_ms: i64, records: &[Record], producer: Producer, codec: Codec) -> V
     builder.build_compressed(producer, codec).to_vec()
 }
 
-async fn append(rt: &SimRuntime, log: &Log<SimRuntime>, partition: &Partition<SimRuntime>, records: &[Record]) -> u64 {
+pub(crate) async fn append(
+    rt: &SimRuntime,
+    log: &Log<SimRuntime>,
+    partition: &Partition<SimRuntime>,
+    records: &[Record],
+) -> u64 {
     log.admit().await;
     let bytes = batch(rt.wall_clock_ms(), records, Producer::NONE, Codec::None);
     let appended = partition.append(&Batch::parse_one(&bytes).unwrap(), 1).unwrap();
@@ -62,7 +67,9 @@ async fn append(rt: &SimRuntime, log: &Log<SimRuntime>, partition: &Partition<Si
 }
 
 /// What a consumer sees: offset, key and value of each record, and the batches' headers.
-async fn read_all(partition: &Partition<SimRuntime>) -> (BTreeMap<u64, Record>, Vec<wire::record::BatchHeader>) {
+pub(crate) async fn read_all(
+    partition: &Partition<SimRuntime>,
+) -> (BTreeMap<u64, Record>, Vec<wire::record::BatchHeader>) {
     let (mut records, mut headers) = (BTreeMap::new(), Vec::new());
     let mut next = partition.offsets().log_start;
     while next < partition.offsets().high_watermark {

@@ -18,5 +18,6 @@ mod producers;
 mod promises;
 mod recovery;
 mod reference;
+mod replica;
 mod retention;
 mod support;

@@ -15,7 +15,7 @@ pub struct Request {
 /// How far each log is flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Response<'a> {
-    /// By the number of their shard.
+    /// By their number.
     pub logs: List<'a, Log>,
 }
 

@@ -55,6 +55,12 @@ pub(crate) fn create_all(path: &Path) -> io::Result<()> {
     sync(parent)
 }
 
+/// Removes an empty directory, durably.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_dir(path)?;
+    sync(parent(path))
+}
+
 pub(crate) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

@@ -159,6 +159,11 @@ impl Runtime for GlommioRuntime {
         self.shard.blocking(move || std::fs::remove_file(path)).await
     }
 
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        self.shard.blocking(move || dir::remove(&path)).await
+    }
+
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
         self.shard.blocking(move || dir::sync(&path)).await

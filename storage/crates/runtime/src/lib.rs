@@ -90,6 +90,12 @@ pub trait Runtime: Clone + 'static {
     /// Removes a file. Durable after [`Self::sync_dir`] of its directory.
     async fn remove_file(&self, path: &Path) -> std::io::Result<()>;
 
+    /// Removes an empty directory, durably.
+    ///
+    /// # Errors
+    /// `DirectoryNotEmpty`, `NotFound` and whatever the system reports.
+    async fn remove_dir(&self, path: &Path) -> std::io::Result<()>;
+
     /// Makes creations, renames and removals in a directory durable.
     async fn sync_dir(&self, path: &Path) -> std::io::Result<()>;
 

@@ -1,13 +1,16 @@
 //! The loss of what damage took is accepted: the partition goes on behind it, readers are told, and it stays so.
 
 use runtime::sim::Crash;
-use storage::{Log, PartitionId, manifest::Evidence};
+use storage::{LeaveError, Log, PartitionId, manifest::Evidence};
 
 use super::{
     damage::{check_refused, write},
     story::{Story, append_each, append_together, memory, roomy, values},
 };
-use crate::support::{append_acked, durable, read_all};
+use crate::{
+    replica,
+    support::{append_acked, durable, read_all},
+};
 
 /// Batches of three partitions in three groups; the second group of two is damaged.
 fn damaged(seed: u64) -> Story {
@@ -39,6 +42,24 @@ fn a_partition_goes_on_behind_what_it_lost() {
             }
         });
     }
+}
+
+/// To another log: what cannot be proven is not copied.
+#[test]
+fn what_is_damaged_does_not_leave_before_its_loss_is_accepted_and_takes_that_along() {
+    let story = damaged(5);
+    story.live(|rt, log| async move {
+        let source = durable(&log, 2);
+        let refused = source.leave().await.unwrap_err();
+        assert!(matches!(refused, LeaveError::Refused { from: 1 }), "{refused}");
+        source.accept_loss().await.unwrap();
+        append_acked(&log, &source, &[29]).await;
+        let to = replica::open(&rt, "to").await;
+        let target = replica::begun(&source, &to).await;
+        replica::finish(&source, &to, &target).await;
+        assert_eq!(target.offsets(), source.offsets());
+        assert_eq!(read_all(&target, 0).await, (vec![(0, 20), (3, 29)], vec![1..3]));
+    });
 }
 
 /// Whatever a crash leaves of it, the partition is refused as before or serves behind the loss, and gives no offset twice.

@@ -16,6 +16,7 @@ pub(crate) const DIR: &str = "log";
 pub(crate) fn small() -> LogOptions {
     LogOptions {
         memtable_bytes: 64 << 10,
+        wal_bytes: None,
         cache_bytes: 16 << 10,
         batch_bytes_max: 4 << 10,
         flush_age_max: Duration::from_millis(50),

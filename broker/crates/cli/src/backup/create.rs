@@ -216,7 +216,7 @@ async fn unknown<R: Runtime>(
 ) -> Option<BTreeSet<PartitionId>> {
     let snapshot = data.metadata(rt).await?.read.ok()?;
     let led = snapshot.topics.values().flat_map(|topic| topic.partitions.iter().map(|partition| partition.id));
-    for known in led.chain(snapshot.tombstones.keys().copied()) {
+    for known in led.chain(snapshot.tombstones.iter().map(|copy| copy.id)) {
         partitions.remove(&known);
     }
     Some(partitions)

@@ -13,8 +13,8 @@ use wire::PartitionId;
 
 use crate::failure::{Failure, Kind};
 
-/// A broker runs at most so many logs.
-const LOGS_MAX: usize = 1024;
+/// Where metadata cannot say how many logs there have been, so many numbers are looked at.
+const LOGS_PROBED: usize = 1024;
 
 /// A directory that was found, locked as long as this lives.
 pub(crate) struct Directory<R: Runtime> {
@@ -43,17 +43,9 @@ impl<R: Runtime> Directory<R> {
         if names.iter().any(|name| name.starts_with("manifest-")) {
             return Ok(Self { logs: vec![dir.to_owned()], meta: None, _lock: None });
         }
-        let mut logs = Vec::new();
-        while logs.len() < LOGS_MAX {
-            let log = dir.join(format!("shard-{:03}", logs.len()));
-            match rt.list_dir(&log).await {
-                Ok(_) => logs.push(log),
-                Err(error) if error.kind() == ErrorKind::NotFound => break,
-                Err(error) => return Err(unreadable(&log, &error)),
-            }
-        }
         let meta = dir.join("meta");
         let meta = rt.list_dir(&meta).await.is_ok().then_some(meta);
+        let logs = logs(rt, dir, meta.as_deref()).await?;
         if logs.is_empty() && meta.is_none() {
             let text = format!("{} holds no data of a broker; give what its setting dir says", dir.display());
             return Err(Failure::new(Kind::NotFound, text));
@@ -63,9 +55,34 @@ impl<R: Runtime> Directory<R> {
 
     /// Reads the metadata, if there is any.
     pub(crate) async fn metadata(&self, rt: &R) -> Option<Metadata> {
-        let meta = MetaLog::open(rt, self.meta.as_ref()?).await;
-        Some(Metadata { read: meta.map(|meta| meta.snapshot()) })
+        Some(read_metadata(rt, self.meta.as_ref()?).await)
     }
+}
+
+/// The directories of logs, by number. Those of logs that were given up are not there any more.
+async fn logs<R: Runtime>(rt: &R, dir: &Path, meta: Option<&Path>) -> Result<Vec<PathBuf>, Failure> {
+    let metadata = match meta {
+        Some(meta) => read_metadata(rt, meta).await.read.ok(),
+        None => None,
+    };
+    let known = metadata.map_or(LOGS_PROBED, |snapshot| snapshot.logs.len());
+    let mut logs = Vec::new();
+    for number in 0.. {
+        let log = dir.join(format!("shard-{number:03}"));
+        match rt.list_dir(&log).await {
+            Ok(_) => logs.push(log),
+            Err(error) if error.kind() == ErrorKind::NotFound && number < known => {}
+            // One that was just made, and is not known yet, is the next.
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            Err(error) => return Err(unreadable(&log, &error)),
+        }
+    }
+    Ok(logs)
+}
+
+async fn read_metadata<R: Runtime>(rt: &R, meta: &Path) -> Metadata {
+    let meta = MetaLog::open(rt, meta).await;
+    Metadata { read: meta.map(|meta| meta.snapshot()) }
 }
 
 impl Metadata {

@@ -128,7 +128,7 @@ async fn look<R: Runtime>(rt: &R, dir: Directory<R>) -> Result<Shown, Failure> {
                     partitions: topic.partitions.len(),
                 })
                 .collect(),
-            tombstones: snapshot.tombstones.keys().map(|id| id.0).collect(),
+            tombstones: snapshot.tombstones.iter().map(|copy| copy.id.0).collect(),
             problem: None,
         },
         Err(error) => Cluster {

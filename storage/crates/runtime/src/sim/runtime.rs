@@ -137,6 +137,10 @@ impl Runtime for SimRuntime {
         self.live().disk.remove_file(path).await
     }
 
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.live().disk.remove_dir(path).await
+    }
+
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.live().disk.sync_dir(path).await
     }

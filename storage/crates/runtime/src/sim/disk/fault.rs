@@ -21,6 +21,8 @@ pub enum OpKind {
     List,
     /// Creating directories.
     CreateDir,
+    /// Removing an empty directory.
+    RemoveDir,
     /// Renaming a file.
     Rename,
     /// Removing a file.

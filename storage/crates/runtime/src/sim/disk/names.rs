@@ -84,6 +84,18 @@ impl Names {
         self.directories.extend(ancestors);
     }
 
+    /// Removes a directory in which nothing is, nor would be after a power cut.
+    pub(super) fn remove_dir(&mut self, directory: &str) -> io::Result<()> {
+        self.check_directory(directory)?;
+        let prefix = format!("{directory}/");
+        let names = self.visible.keys().chain(self.durable.keys()).chain(&self.directories);
+        if names.into_iter().any(|path| path.starts_with(&prefix)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.directories.remove(directory);
+        Ok(())
+    }
+
     /// # Errors
     /// `NotFound` and `AlreadyExists`, as the operation would report them.
     pub(super) fn complete(&mut self, change: NameChange) -> io::Result<()> {

@@ -78,6 +78,12 @@ impl Disk {
         self.perform(Op::new(OpKind::Remove), Some(Mutation::Names(change)), |at| at.apply()).await
     }
 
+    pub(in crate::sim) async fn remove_dir(self: &Rc<Self>, path: &Path) -> io::Result<()> {
+        let path = key(path);
+        let remove = move |at: &mut Completing<'_>| at.under_fault(|image, _| image.names.remove_dir(&path));
+        self.perform(Op::new(OpKind::RemoveDir), None, remove).await
+    }
+
     pub(in crate::sim) async fn sync_dir(self: &Rc<Self>, path: &Path) -> io::Result<()> {
         let path = key(path);
         let mark = self.image.borrow().names.mark();
