@@ -29,6 +29,7 @@ use crate::{
     block::Frozen,
     dir, probe,
     runtime::Shard,
+    shrink::{FileId, InUse},
     task::{self, Task},
 };
 
@@ -46,13 +47,16 @@ struct Open {
     dma: DmaFile,
     mode: OpenMode,
     shard: Rc<Shard>,
+    _in_use: InUse,
 }
 
 impl File {
     pub(crate) async fn open(shard: &Rc<Shard>, path: &Path, mode: OpenMode) -> io::Result<Self> {
         let wanted = path.to_owned();
-        let (file, device) = shard.blocking(move || find(&wanted, mode)).await?;
-        shard.probe(device, dir::parent(path)).await?;
+        let (file, id) = shard.blocking(move || find(&wanted, mode)).await?;
+        // At once: whoever removes it from now on sees that it is open.
+        let in_use = InUse::new(shard, id);
+        shard.probe(id.0, dir::parent(path)).await?;
 
         let mut options = glommio::io::OpenOptions::new();
         options.read(true).write(mode != OpenMode::Read);
@@ -61,7 +65,7 @@ impl File {
         }
         let opened = options.dma_open(probe::lasting_path(&file)).await;
         let dma = opened.map_err(os_error).map_err(|error| refused(error, path))?;
-        Ok(Self { open: Rc::new(Open { dma, mode, shard: Rc::clone(shard) }) })
+        Ok(Self { open: Rc::new(Open { dma, mode, shard: Rc::clone(shard), _in_use: in_use }) })
     }
 }
 
@@ -212,14 +216,14 @@ pub(crate) fn os_error(error: GlommioError<()>) -> io::Error {
     }
 }
 
-/// Opens or creates `path`, and says on which device it is.
-fn find(path: &Path, mode: OpenMode) -> io::Result<(std::fs::File, u64)> {
+/// Opens or creates `path`, and says which file that is.
+fn find(path: &Path, mode: OpenMode) -> io::Result<(std::fs::File, FileId)> {
     let mut options = OpenOptions::new();
     options.read(true).write(mode != OpenMode::Read).custom_flags(libc::O_NOFOLLOW).mode(0o600);
     options.create_new(matches!(mode, OpenMode::CreateDurable | OpenMode::CreateNew));
     let file = options.open(path)?;
-    let device = file.metadata()?.dev();
-    Ok((file, device))
+    let metadata = file.metadata()?;
+    Ok((file, (metadata.dev(), metadata.ino())))
 }
 
 /// Length of the aligned read at `start` on the way to the end of `wanted`.

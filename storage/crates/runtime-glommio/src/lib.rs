@@ -43,6 +43,7 @@ mod process;
 mod progress;
 mod runtime;
 mod shards;
+mod shrink;
 mod start;
 mod task;
 pub mod watchdog;

@@ -22,6 +22,7 @@ use crate::{
     pool::{BlockStats, Pool},
     probe,
     progress::Progress,
+    shrink::{self, Shrinking},
     task::{self, Task},
 };
 
@@ -44,6 +45,7 @@ pub(crate) struct Shard {
     probed: RefCell<BTreeSet<u64>>,
     probing: Lock,
     random: RefCell<Random>,
+    pub(crate) shrinking: Shrinking,
     /// Where this process may run; the shard itself is pinned.
     allowed: CpuSet,
 }
@@ -69,6 +71,7 @@ impl GlommioRuntime {
             probed: RefCell::default(),
             probing: Lock::default(),
             random: RefCell::new(Random { bytes: [0; 256], used: 256 }),
+            shrinking: Shrinking::default(),
             allowed,
         };
         Self { shard: Rc::new(shard) }
@@ -87,6 +90,7 @@ impl GlommioRuntime {
     /// The shard ends.
     pub(crate) async fn close(&self) {
         self.shard.pool.close();
+        self.shard.shrinking.close();
         self.shard.progress.retire();
         // One look at the rings, so that the last files dropped are closed.
         self.sleep(Duration::ZERO).await;
@@ -156,7 +160,10 @@ impl Runtime for GlommioRuntime {
 
     async fn remove_file(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        self.shard.blocking(move || std::fs::remove_file(path)).await
+        if let Some(removed) = self.shard.blocking(move || shrink::remove(&path)).await? {
+            Shrinking::take(&self.shard, removed);
+        }
+        Ok(())
     }
 
     async fn remove_dir(&self, path: &Path) -> io::Result<()> {

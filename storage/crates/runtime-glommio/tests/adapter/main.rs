@@ -5,6 +5,7 @@ mod dirs;
 mod files;
 mod net;
 mod poison;
+mod removal;
 mod shards;
 mod watchdog;
 
