@@ -283,6 +283,8 @@ async fn write_segments<R: Runtime>(
     let mut turn_bytes = 0;
     for (id, planned) in (intent.first.0..).map(SegmentId).zip(&work.planned) {
         let mut writer = SegmentWriter::create(&shared.rt, &dir, id, shared.id, 0).await.map_err(failed)?;
+        // Appends do, for its memory, once they come faster than flushes go.
+        writer.hurry();
         for &partition in &planned.partitions {
             if shared.is_compacted(partition) {
                 writer.index_keys(partition).await;

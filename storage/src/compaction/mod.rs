@@ -32,7 +32,8 @@ pub struct Options {
     pub merge_inputs: usize,
     /// Who gets a segment of its own, and how large shared ones grow; as for a flush.
     pub limits: PlanLimits,
-    /// A merge reads at most this many bytes, or one batch, before others get a turn. Default 512 KiB.
+    /// A merge reads at most this many bytes, or one batch, before others get a turn: sync groups wait in the
+    /// disk for what it is doing. Default 128 KiB.
     pub read_bytes_max: usize,
     /// Memory for the keys of one round of compaction by key; more keys take several rounds. Default 32 MiB.
     pub key_bytes_max: usize,
@@ -45,7 +46,7 @@ impl Default for Options {
         Self {
             merge_inputs: 16,
             limits: PlanLimits::default(),
-            read_bytes_max: 512 << 10,
+            read_bytes_max: 128 << 10,
             key_bytes_max: 32 << 20,
             look_every: Duration::from_secs(15),
         }

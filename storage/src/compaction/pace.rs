@@ -1,12 +1,15 @@
 //! How fast a merge may go: as fast as the disk allows while nobody else wants it, and slower while somebody does.
 //!
+//! While records come in, a merge goes a little faster than they do and no more: it is done before the next one is due, and
+//! whatever it does sooner than that the foreground pays for, in the disk's queue and on its core.
+//!
 //! The one hard idea: whether a merge is in the way shows in one place, the sync groups. When they wait for each other, or
 //! take longer than they did before the merge began, the rate is halved; when they do not, it grows again. It never falls
 //! so low that segments pile up for good: each merge that waits behind this one doubles the least rate.
 
 use std::{cell::Cell, time::Duration};
 
-use runtime::Runtime;
+use runtime::{Instant, Runtime};
 
 use super::merge::MergeError;
 
@@ -16,6 +19,10 @@ const RATE_START: u64 = 128 << 20;
 const RATE_MIN: u64 = 16 << 20;
 /// Faster than this is as fast as it goes.
 const RATE_MAX: u64 = 2 << 30;
+/// While records come in it may go this fast at least, if it is in nobody's way.
+const RATE_BESIDE: u64 = 64 << 20;
+/// How long records are counted to tell how fast they come.
+const WINDOW: Duration = Duration::from_millis(100);
 
 /// What the foreground is doing.
 pub(crate) trait Foreground {
@@ -28,6 +35,9 @@ pub(crate) trait Foreground {
     /// How many merges wait behind this one.
     fn backlog(&self) -> usize;
 
+    /// Bytes of batches appended so far.
+    fn appended_bytes(&self) -> u64;
+
     /// How long a sync group takes at present to reach the disk; zero while none does.
     fn sync_time(&self) -> Duration;
 }
@@ -39,12 +49,22 @@ pub(crate) struct Pace<R: Runtime> {
     /// How long a sync group took when the merge began.
     sync_time_before: Duration,
     bytes_per_s: Cell<u64>,
+    /// When the window began, and how much had been appended by then.
+    window: Cell<(Instant, u64)>,
+    /// Bytes appended in a second, by the window before; zero before the first.
+    appended_per_s: Cell<u64>,
 }
 
 impl<R: Runtime> Pace<R> {
     pub(crate) fn new(rt: &R, foreground: Box<dyn Foreground>) -> Self {
-        let sync_time_before = foreground.sync_time();
-        Self { rt: rt.clone(), foreground, sync_time_before, bytes_per_s: Cell::new(RATE_START) }
+        Self {
+            rt: rt.clone(),
+            sync_time_before: foreground.sync_time(),
+            bytes_per_s: Cell::new(RATE_START),
+            window: Cell::new((rt.now(), foreground.appended_bytes())),
+            appended_per_s: Cell::new(0),
+            foreground,
+        }
     }
 
     /// Waits until `bytes` more may be moved.
@@ -59,11 +79,31 @@ impl<R: Runtime> Pace<R> {
         let is_slowed = !before.is_zero() && self.foreground.sync_time() > before * 2;
         let is_in_the_way = self.foreground.is_waiting() || is_slowed;
         let rate = self.bytes_per_s.get();
-        let rate_min = RATE_MIN << self.foreground.backlog().min((RATE_MAX / RATE_MIN).ilog2() as usize);
-        let rate = if is_in_the_way { rate / 2 } else { rate + rate / 4 }.clamp(rate_min, RATE_MAX);
+        let doublings = self.foreground.backlog().min((RATE_MAX / RATE_MIN).ilog2() as usize);
+        let rate_min = RATE_MIN << doublings;
+        let rate_max = self.enough().saturating_mul(1 << doublings).clamp(rate_min, RATE_MAX);
+        let rate = if is_in_the_way { rate / 2 } else { rate + rate / 4 }.clamp(rate_min, rate_max);
         self.bytes_per_s.set(rate);
         self.rt.sleep(Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate)).await;
         Ok(())
+    }
+}
+
+impl<R: Runtime> Pace<R> {
+    /// Bytes a second with which the merge is done before the next one is due.
+    fn enough(&self) -> u64 {
+        let (began, appended_before) = self.window.get();
+        let (now, appended) = (self.rt.now(), self.foreground.appended_bytes());
+        let passed = now.since(began);
+        if passed >= WINDOW {
+            let bytes = u128::from(appended.saturating_sub(appended_before));
+            self.appended_per_s.set((bytes * 1_000_000_000 / passed.as_nanos()) as u64);
+            self.window.set((now, appended));
+        }
+        match self.appended_per_s.get() {
+            0 => RATE_MAX,
+            appended => (appended + appended / 4).max(RATE_BESIDE),
+        }
     }
 }
 
@@ -80,6 +120,7 @@ mod tests {
         closing: Cell<bool>,
         waiting: Cell<bool>,
         backlog: Cell<usize>,
+        appended_bytes: Cell<u64>,
         sync_time: Cell<Duration>,
     }
 
@@ -94,6 +135,10 @@ mod tests {
 
         fn backlog(&self) -> usize {
             self.backlog.get()
+        }
+
+        fn appended_bytes(&self) -> u64 {
+            self.appended_bytes.get()
         }
 
         fn sync_time(&self) -> Duration {
@@ -130,6 +175,33 @@ mod tests {
             assert_eq!(rates(1).await, RATE_MAX);
             fake.closing.set(true);
             assert!(matches!(pace.take(1).await, Err(MergeError::Closing)));
+        });
+    }
+
+    #[test]
+    fn a_merge_goes_little_faster_than_records_come() {
+        block_on(1, async |rt: SimRuntime| {
+            let fake = Rc::new(Fake::default());
+            let pace = Pace::new(&rt, Box::new(fake.clone()));
+            let rate = async |appended_per_s: u64| {
+                for _ in 0..40 {
+                    fake.appended_bytes.set(fake.appended_bytes.get() + appended_per_s / 10);
+                    rt.sleep(WINDOW).await;
+                    // Too little to take time itself.
+                    pace.take(1).await.unwrap();
+                }
+                pace.bytes_per_s.get()
+            };
+            let is_about = |rate: u64, expected: u64| rate.abs_diff(expected) < expected / 100;
+            assert_eq!(rate(0).await, RATE_MAX);
+            assert!(is_about(rate(200 << 20).await, 250 << 20));
+            assert!(is_about(rate(1 << 20).await, RATE_BESIDE));
+            fake.backlog.set(1);
+            assert!(is_about(rate(200 << 20).await, 500 << 20), "another merge waits");
+            fake.backlog.set(100);
+            assert_eq!(rate(200 << 20).await, RATE_MAX);
+            fake.backlog.set(0);
+            assert_eq!(rate(0).await, RATE_MAX, "nobody appends any more");
         });
     }
 }

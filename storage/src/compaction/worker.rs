@@ -294,6 +294,10 @@ impl<R: Runtime> Foreground for Writing<R> {
             .map_or(0, |shared| strategy::backlog(&shared.manifest_state().segments, &shared.options.compaction))
     }
 
+    fn appended_bytes(&self) -> u64 {
+        self.0.upgrade().map_or(0, |shared| shared.wal.counters.batch_bytes.get())
+    }
+
     fn sync_time(&self) -> Duration {
         self.0.upgrade().map_or(Duration::ZERO, |shared| shared.wal.sync_time())
     }

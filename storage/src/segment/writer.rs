@@ -24,6 +24,10 @@ use super::{
 };
 use crate::{PartitionId, index::key_index::Table};
 
+/// So much of a segment is on its way to the disk at a time, unless somebody waits for it: what comes behind it in the disk's queue,
+/// a sync group above all, waits for that long.
+const WRITE_BYTES: usize = 256 << 10;
+
 /// A segment is synced whenever this many bytes of it are not, so that the disk never has much to catch up with.
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
 
@@ -49,6 +53,11 @@ impl<R: Runtime> SegmentWriter<R> {
         let mut file = Output::create(rt, dir.join(file_name(id)), identity.seal()).await?;
         file.append(&encode_header(&identity)).await?;
         Ok(Self { identity, file, footer: FooterBuilder::default(), keys: KeyTables::new(log_id, KEYS_MAX) })
+    }
+
+    /// Somebody waits for this segment: from now on as much is written at a time as a block holds.
+    pub(crate) fn hurry(&mut self) {
+        self.file.write_bytes = self.file.block.len();
     }
 
     /// Gives `partition`, whose batches come next, a key table: what is pushed of it from now on can be found by key.
@@ -153,6 +162,8 @@ struct Output<R: Runtime> {
     /// What is not on its way yet: the first `filled` bytes, which belong at `position` of the file.
     block: R::Block,
     filled: usize,
+    /// So much is written at a time, if the block is large enough.
+    write_bytes: usize,
     position: u64,
     /// Those of all before `checksummed` in the block; the rest follows when 64 KiB are complete.
     checksums: BlockChecksums,
@@ -170,6 +181,7 @@ impl<R: Runtime> Output<R> {
             file,
             block: rt.block(0),
             filled: 0,
+            write_bytes: WRITE_BYTES,
             position: 0,
             checksums: BlockChecksums::new(seal),
             checksummed: 0,
@@ -187,9 +199,10 @@ impl<R: Runtime> Output<R> {
         self.position + self.filled as u64
     }
 
-    /// How much the block at hand takes.
+    /// How much the block at hand takes before it is written.
     fn room(&self) -> usize {
-        self.block.len() - self.filled
+        let full = self.filled.next_multiple_of(self.write_bytes).max(self.write_bytes);
+        full.min(self.block.len()) - self.filled
     }
 
     async fn append(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {

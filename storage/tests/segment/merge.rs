@@ -350,7 +350,7 @@ fn inputs_are_read_once_from_front_to_back() {
         assert!(matches!(outputs[0].extent, Extent::Shared { first: PartitionId(0), last: PartitionId(399) }));
         counted.ops(runtime::sim::disk::OpKind::Read) - before
     });
-    assert_eq!(reads.unwrap(), 16 * 2, "a footer and its batches for each input");
+    assert_eq!(reads.unwrap(), 16 * 3, "a footer, and 200 KiB of batches in steps of 128, for each input");
 }
 
 #[test]
