@@ -24,8 +24,9 @@ use crate::{runtime::Shard, task};
 const LARGE_BYTES: u64 = 8 << 20;
 /// So much goes at a time, at least.
 const STEP_BYTES_MIN: u64 = 4 << 20;
-/// All that waits is gone after so many steps, however much it is: space that nobody can use must not pile up.
-const STEPS_MAX: u64 = 256;
+/// A step takes at least this part of all that waits: the more there is the faster it goes, so that space which nobody can use
+/// does not pile up.
+const STEP_PART: u64 = 256;
 /// Between two steps.
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -118,7 +119,7 @@ impl Shrinking {
         let all: u64 = waiting.iter().map(|removed| removed.bytes).sum();
         let place = waiting.iter().position(|removed| !open.contains_key(&removed.id))?;
         let removed = waiting.remove(place)?;
-        let left = removed.bytes.saturating_sub(STEP_BYTES_MIN.max(all / STEPS_MAX));
+        let left = removed.bytes.saturating_sub(STEP_BYTES_MIN.max(all / STEP_PART));
         Some((removed, left))
     }
 }
