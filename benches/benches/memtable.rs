@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use benches::{ENTRIES, PARTITIONS, id, random_below, rounds};
 use criterion::{Criterion, criterion_group, criterion_main};
-use runtime::sim::Block;
+use runtime::sim::SimRuntime;
 use storage::{
     PartitionId,
     memtable::{Memtable, Slot},
@@ -23,7 +23,7 @@ fn puts() -> Vec<(PartitionId, Slot)> {
     random_below(PARTITIONS).iter().map(&mut put).collect()
 }
 
-fn filled(puts: &[(PartitionId, Slot)]) -> Memtable<Block> {
+fn filled(puts: &[(PartitionId, Slot)]) -> Memtable<SimRuntime> {
     let mut memtable = Memtable::default();
     puts.iter().for_each(|&(partition, slot)| memtable.put(partition, slot));
     memtable
@@ -35,7 +35,7 @@ fn bench(criterion: &mut Criterion) {
     let memtable = filled(&puts);
     group.bench_function(id("put", 50, 698), |bencher| {
         bencher.iter_custom(|iterations| {
-            rounds(iterations, Memtable::<Block>::default, |memtable, number| {
+            rounds(iterations, Memtable::<SimRuntime>::default, |memtable, number| {
                 let (partition, slot) = puts[number];
                 memtable.put(partition, slot);
             })
@@ -53,7 +53,7 @@ fn bench(criterion: &mut Criterion) {
     });
     // One pass over as many entries as a fetch of 100 kB serves.
     group.bench_function(id("iterate 100", 300, 3853), |bencher| {
-        let mut one = Memtable::<Block>::default();
+        let mut one = Memtable::<SimRuntime>::default();
         for number in 0..ENTRIES as u64 {
             one.put(PartitionId(1), Slot { base_offset: number * 10, ..puts[0].1 });
         }

@@ -3,7 +3,7 @@
 //! One flush edit carries everything that lived only in that WAL file, so no crash finds half of it. Before it, an intent
 //! names the segments about to be written: what a crash leaves of them is deleted at the next start.
 
-use std::{collections::BTreeSet, hint::black_box, rc::Rc, time::Duration};
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
 
 use runtime::{
     Runtime,
@@ -27,12 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TURN_BYTES: usize = 256 << 10;
 /// Finding a batch costs as much as copying so many bytes: a cache miss or two.
 const BATCH_COST_BYTES: usize = 512;
-/// Batches of one partition lie all over a memtable; so many are fetched at a time, for their misses to overlap.
-const FETCHED_TOGETHER: usize = 16;
-/// What memory is fetched by.
-const LINE_BYTES: usize = 64;
-/// Lines of each batch that are asked for at once.
-const LINES_FETCHED: usize = 4;
+/// Batches of one partition lie all over a memtable; each is asked for so many before it is copied.
+const FETCHED_AHEAD: usize = 8;
 
 /// Flushes sealed memtables when they have to go, until the log is closed.
 pub(crate) async fn run<R: Runtime>(shared: Rc<Shared<R>>) -> Result<(), LogFailed> {
@@ -246,7 +242,7 @@ impl Work {
 
 fn flushed_partition<R: Runtime>(
     shared: &Shared<R>,
-    memtable: &Memtable<R::Block>,
+    memtable: &Memtable<R>,
     id: PartitionId,
     through: u64,
 ) -> FlushedPartition {
@@ -328,11 +324,6 @@ enum Copied<F> {
     All,
 }
 
-/// Has the first lines of a batch fetched: for larger ones the processor reads ahead by itself.
-fn touch(batch: &[u8]) -> u8 {
-    batch.chunks(LINE_BYTES).take(LINES_FETCHED).fold(batch[batch.len() - 1], |all, line| all ^ line[0])
-}
-
 /// Copies batches from the `next` one on, as many as may be without waiting.
 fn copy<R: Runtime>(
     shared: &Shared<R>,
@@ -345,17 +336,18 @@ fn copy<R: Runtime>(
     let memtable = &memtables.oldest_sealed().expect("only a flush takes it away").memtable;
     let log_start = shared.state(partition).log_start();
     let slots = memtable.partition(partition).map_or(&[][..], |index| &index.slots_from(log_start)[*next..]);
-    for together in slots.chunks(FETCHED_TOGETHER) {
+    slots.iter().take(FETCHED_AHEAD).for_each(|slot| R::prefetch(memtable.batch(slot)));
+    for (index, slot) in slots.iter().enumerate() {
         if *turn_bytes >= TURN_BYTES {
             return Ok(Copied::Part);
         }
-        black_box(together.iter().fold(0, |all, slot| all ^ touch(memtable.batch(slot))));
-        for slot in together {
-            *next += 1;
-            *turn_bytes += slot.bytes as usize + BATCH_COST_BYTES;
-            if !writer.try_push(partition, memtable.batch(slot))? {
-                return Ok(Copied::UpTo(memtable.frozen(slot)));
-            }
+        if let Some(ahead) = slots.get(index + FETCHED_AHEAD) {
+            R::prefetch(memtable.batch(ahead));
+        }
+        *next += 1;
+        *turn_bytes += slot.bytes as usize + BATCH_COST_BYTES;
+        if !writer.try_push(partition, memtable.batch(slot))? {
+            return Ok(Copied::UpTo(memtable.frozen(slot)));
         }
     }
     Ok(Copied::All)

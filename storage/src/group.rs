@@ -146,8 +146,13 @@ impl<F> Sealed<F> {
 impl<B: Block> Builder<B> {
     /// Starts an empty group in `block`.
     pub fn new(block: B) -> Self {
+        Self::for_entries(block, 0)
+    }
+
+    /// The same for about so many entries, as far as anyone can tell.
+    pub fn for_entries(block: B, count: usize) -> Self {
         assert!(block.len() > HEADER_BYTES, "a block holds at least a header");
-        Self { block, used: HEADER_BYTES, positions: Vec::new(), entries: Vec::new() }
+        Self { block, used: HEADER_BYTES, positions: Vec::with_capacity(count), entries: Vec::with_capacity(count) }
     }
 
     /// Starts a group around one batch that already lies in `block`, right behind the room for the header.

@@ -16,13 +16,13 @@ use crate::{
 
 /// See the module.
 pub(crate) struct Memtables<R: Runtime> {
-    clean: VecDeque<Memtable<R::Block>>,
+    clean: VecDeque<Memtable<R>>,
     sealed: VecDeque<Sealed<R>>,
     /// Memory of the sealed ones, which does not change any more.
     sealed_bytes: usize,
-    active: Memtable<R::Block>,
+    active: Memtable<R>,
     /// One that was given up, emptied: the next active one.
-    spare: Memtable<R::Block>,
+    spare: Memtable<R>,
     active_file: Rc<WalFile<R>>,
     memory_bytes_max: usize,
     files_max: usize,
@@ -31,7 +31,7 @@ pub(crate) struct Memtables<R: Runtime> {
 
 /// A memtable that takes no more groups, and the WAL file whose image it is.
 pub(crate) struct Sealed<R: Runtime> {
-    pub(crate) memtable: Memtable<R::Block>,
+    pub(crate) memtable: Memtable<R>,
     pub(crate) file: Rc<WalFile<R>>,
     pub(crate) sealed_at: Instant,
 }
@@ -56,7 +56,7 @@ impl<R: Runtime> Memtables<R> {
         }
     }
 
-    pub(crate) fn active_mut(&mut self) -> &mut Memtable<R::Block> {
+    pub(crate) fn active_mut(&mut self) -> &mut Memtable<R> {
         &mut self.active
     }
 
@@ -229,17 +229,17 @@ impl<R: Runtime> Memtables<R> {
     }
 
     /// All of them, with everything that arrived in their indexes. Only the active one takes batches.
-    fn settled(&mut self) -> impl Iterator<Item = &Memtable<R::Block>> {
+    fn settled(&mut self) -> impl Iterator<Item = &Memtable<R>> {
         self.active.settle();
         self.all()
     }
 
-    fn all(&self) -> impl Iterator<Item = &Memtable<R::Block>> {
+    fn all(&self) -> impl Iterator<Item = &Memtable<R>> {
         let sealed = self.sealed.iter().map(|sealed| &sealed.memtable);
         self.clean.iter().chain(sealed).chain(std::iter::once(&self.active))
     }
 
-    fn all_mut(&mut self) -> impl Iterator<Item = &mut Memtable<R::Block>> {
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Memtable<R>> {
         let sealed = self.sealed.iter_mut().map(|sealed| &mut sealed.memtable);
         self.clean.iter_mut().chain(sealed).chain(std::iter::once(&mut self.active))
     }

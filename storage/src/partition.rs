@@ -50,6 +50,7 @@ const RESERVATION_MAX: u64 = 1 << 20;
 #[repr(C)]
 pub(crate) struct State {
     log_end: Cell<u64>,
+    /// How far groups that are on their way take it; of a `durable` partition, on which nothing depends on it, it may lag.
     submitted: Cell<u64>,
     synced: Cell<u64>,
     high_watermark: Cell<u64>,
@@ -374,11 +375,10 @@ impl<R: Runtime> Partition<R> {
         self.state.log_start.get()
     }
 
-    /// Reads what an append will, and answers something of it. A caller with many appends ahead has their memory brought
-    /// at once, if it makes use of all answers together.
-    pub fn touch(&self) -> u64 {
-        let State { log_end, status, moved, .. } = &*self.state;
-        log_end.get() ^ u64::from(status.get() == Status::Serving) ^ u64::from(moved.is_waited_for())
+    /// Asks for the memory that an append is going to touch: see [`Runtime::prefetch`].
+    #[inline]
+    pub fn prefetch(&self) {
+        R::prefetch(&*self.state);
     }
 
     /// Gives `batch` its offsets and copies it into the open sync group. The caller has verified it.

@@ -202,7 +202,7 @@ impl Known for ManifestState {
 struct Recovery<R: Runtime> {
     states: BTreeMap<PartitionId, Rc<State>>,
     /// One for each WAL file found, in the same order.
-    memtables: Vec<Memtable<R::Block>>,
+    memtables: Vec<Memtable<R>>,
     reservations: BTreeMap<PartitionId, u64>,
     refused: BTreeMap<PartitionId, Refusal>,
     /// How far damage shows that partitions reached, though nothing of it was found.
@@ -426,7 +426,7 @@ impl<R: Runtime> Recovery<R> {
 fn seal<R: Runtime>(
     rt: &R,
     found: replay::Found<R>,
-    memtables: Vec<Memtable<R::Block>>,
+    memtables: Vec<Memtable<R>>,
 ) -> (VecDeque<Sealed<R>>, files::Found<R>) {
     let mut memtables = memtables.into_iter();
     let mut sealed = Vec::new();

@@ -87,6 +87,24 @@ pub(crate) fn append<R: Runtime>(
     counted(shard, batch.len(), appended)
 }
 
+/// The same for the shard's own log; `None` when the partition lives in another one.
+#[inline]
+pub(crate) fn append_own<R: Runtime>(
+    shard: &Shard<R>,
+    own: LogNumber,
+    partition: PartitionId,
+    batch: &[u8],
+) -> Option<Result<Placed, ProduceError>> {
+    // Looked at first: it is almost always there, and one lookup is enough then.
+    if let Some(stored) = shard.partitions().get(&partition)
+        && stored.log() == own
+        && !shard.pauses.holds(partition)
+    {
+        return Some(counted(shard, batch.len(), stored.append(batch, shard.limits().batch_bytes_max)));
+    }
+    (!shard.is_elsewhere(partition)).then(|| counted(shard, batch.len(), Err(refusal(shard, partition))))
+}
+
 /// The same for a batch that was received into a block, and the shard's own log.
 pub(crate) fn append_block<R: Runtime>(
     shard: &Shard<R>,

@@ -16,7 +16,7 @@ use super::{Answer, Next, ReplyTo, Session};
 use crate::{
     handler::{
         error::ProduceError,
-        produce::{append, deadline, room},
+        produce::{append_own, deadline, room},
     },
     metrics::Metric,
     request::ProduceOutcome,
@@ -67,15 +67,15 @@ impl<R: Runtime> Session<R> {
         let answers = &mut *self.outbox.answers.borrow_mut();
         let mut batches = request.batches();
         while let Some((partition, batch)) = batches.next() {
-            if self.shard.is_elsewhere(partition) {
+            let Some(outcome) = append_own(&self.shard, own, partition, batch) else {
                 let here = answers.reopen().collect();
                 self.crossing.open(answers.keep_place(to), deadline, here);
                 for (partition, batch) in std::iter::once((partition, batch)).chain(batches) {
                     self.crossing.add(&self.shard, partition, batch, now);
                 }
                 return;
-            }
-            answers.push(partition, append(&self.shard, own, partition, batch));
+            };
+            answers.push(partition, outcome);
         }
         if answers.is_empty() {
             // The writer waits for no sync yet.

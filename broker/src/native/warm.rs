@@ -4,8 +4,6 @@
 //! partitions that is a trip to memory or several, and nothing else to do meanwhile. Asked for beforehand, the trips of
 //! many requests overlap and cost little more than one.
 
-use std::hint::black_box;
-
 use runtime::Runtime;
 use wire::{
     api::{Api, produce::RequestHead},
@@ -39,25 +37,24 @@ impl Warm {
     }
 }
 
-/// Touches the partitions of the first small requests, and answers how many these are.
+/// Asks for the partitions of the first small requests, and answers how many these are.
 fn look_ahead<R: Runtime>(shard: &Shard<R>, mut received: &[u8]) -> usize {
     let partitions = shard.partitions();
-    let (mut requests, mut touched) = (0, 0);
+    let mut requests = 0;
     while requests < REQUESTS_TOGETHER
         && let Ok(Decoded::Frame(frame)) = Frame::<RequestHeader>::decode(received, FRAME_BYTES_MAX)
     {
         requests += 1;
         received = &received[frame.frame_bytes()..];
-        // A single request is as well touched by being handled.
+        // A single request is as well asked for by being handled.
         if frame.header.api == Api::Produce.key()
             && (requests > 1 || !received.is_empty())
             && let Ok((head, _)) = RequestHead::decode_prefix(frame.header.version, frame.body)
             && let Some(row) = head.batches.iter().next()
             && let Some(partition) = partitions.get(&row.partition)
         {
-            touched ^= partition.touch();
+            partition.prefetch();
         }
     }
-    black_box(touched);
     requests
 }

@@ -44,9 +44,10 @@ impl<R: Runtime> Partition<R> {
         self.log
     }
 
-    /// Reads what an append will, and answers something of it: see [`storage::Partition::touch`].
-    pub(crate) fn touch(&self) -> u64 {
-        self.stored.touch()
+    /// Asks for the memory that an append is going to touch.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        self.stored.prefetch();
     }
 
     /// Keeps it by other settings from now on.

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, rc::Rc};
 use runtime::Runtime;
 
 use crate::{
+    Durability,
     group::{Builder, Entry, EntryKind, Tail},
     partition::State,
     synced::Lsn,
@@ -16,6 +17,8 @@ pub(super) struct Pending<R: Runtime> {
     pub(super) lsn: Lsn,
     /// The partitions with batches in it, and how far it takes each.
     pub(super) touched: Vec<Touched>,
+    /// Whether one of them is a `memory` partition, which may be seen once the group is on its way.
+    pub(super) shows_early: bool,
     /// Reservations that hold once it is synced.
     pub(super) reserved: Vec<Touched>,
     /// Partitions that other entries are about.
@@ -44,6 +47,10 @@ pub(super) struct Queue<R: Runtime> {
     lsn_last: Lsn,
     /// Tails of the last group taken: the next one carries them.
     tails_taken: Vec<Tail>,
+    /// Entries of that group, and partitions they were about: the next one will mostly be as large, and lists that grow from
+    /// nothing cost more than what is put into them.
+    entries_taken: usize,
+    touched_taken: usize,
     bytes: usize,
 }
 
@@ -51,7 +58,15 @@ impl<R: Runtime> Queue<R> {
     /// A queue behind group `lsn_last`, whose tails the first group taken will carry.
     pub(super) fn new(lsn_next: Lsn, lsn_last: Lsn, tails: Vec<Tail>) -> Self {
         assert!(lsn_next > lsn_last, "numbers only grow");
-        Self { pending: VecDeque::new(), lsn_next, lsn_last, tails_taken: tails, bytes: 0 }
+        Self {
+            pending: VecDeque::new(),
+            lsn_next,
+            lsn_last,
+            tails_taken: tails,
+            entries_taken: 0,
+            touched_taken: 0,
+            bytes: 0,
+        }
     }
 
     #[inline]
@@ -67,7 +82,7 @@ impl<R: Runtime> Queue<R> {
         if !self.pending.back().is_some_and(|open| !open.whole && open.group.fits(payload.len(), tails)) {
             let tails = self.tails_before_next();
             let block = rt.block(Builder::<R::Block>::block_bytes_for(payload.len(), tails));
-            self.open(Builder::new(block), false);
+            self.open(Builder::for_entries(block, self.entries_taken), false);
         }
         let open = self.pending.back_mut().expect("just opened");
         patch(open.group.push(entry, payload));
@@ -107,6 +122,7 @@ impl<R: Runtime> Queue<R> {
     pub(super) fn take(&mut self, lsn_previous: Lsn) -> Option<(Pending<R>, Vec<Tail>, Lsn)> {
         let pending = self.pending.pop_front()?;
         self.bytes -= pending.bytes;
+        (self.entries_taken, self.touched_taken) = (pending.group.entries().len(), pending.touched.len());
         let own_tails = pending.touched.iter().map(Touched::tail).chain(pending.named.iter().copied());
         let tails = std::mem::replace(&mut self.tails_taken, own_tails.collect());
         Some((pending, tails, lsn_previous))
@@ -142,7 +158,8 @@ impl<R: Runtime> Queue<R> {
         self.pending.push_back(Pending {
             group,
             lsn,
-            touched: Vec::new(),
+            touched: Vec::with_capacity(if whole { 1 } else { self.touched_taken }),
+            shows_early: false,
             reserved: Vec::new(),
             named: Vec::new(),
             whole,
@@ -176,6 +193,7 @@ impl<R: Runtime> Pending<R> {
                     self.touched[place].next_offset = next_offset;
                 } else {
                     state.touched_in.set((self.lsn, self.touched.len()));
+                    self.shows_early |= state.durability() == Durability::Memory;
                     self.touched.push(Touched { state: state.clone(), next_offset });
                 }
             }

@@ -83,12 +83,14 @@ impl<R: Runtime> Wal<R> {
         let position = file.position.get();
         file.position.set(position + bytes);
 
-        let Pending { group, lsn, touched, reserved, .. } = pending;
+        let Pending { group, lsn, touched, shows_early, reserved, .. } = pending;
         let stamp = Stamp { log_id: self.log_id, salt: file.salt, lsn, previous_lsn: lsn_previous };
         let group = group.seal(stamp, tails);
         let entries_end = group.entries_end as usize;
         let number = self.memtables.borrow_mut().active_mut().put_group(lsn, &group);
-        touched.iter().for_each(|Touched { state, next_offset }| state.submitted_to(*next_offset));
+        if shows_early {
+            touched.iter().for_each(|Touched { state, next_offset }| state.submitted_to(*next_offset));
+        }
 
         file.clear_of_zeros(position..position + bytes).await;
         if planted("ack before sync") {

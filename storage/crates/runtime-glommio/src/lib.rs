@@ -38,6 +38,7 @@ mod file;
 mod memory;
 mod net;
 mod pool;
+mod prefetch;
 mod probe;
 mod process;
 mod progress;

@@ -119,6 +119,11 @@ impl Runtime for GlommioRuntime {
         self.shard.random.borrow_mut().next()
     }
 
+    #[inline(always)]
+    fn prefetch<T: ?Sized>(value: &T) {
+        crate::prefetch::prefetch(value);
+    }
+
     async fn sleep(&self, duration: Duration) {
         glommio::timer::sleep(duration.max(SLEEP_MIN)).await;
     }

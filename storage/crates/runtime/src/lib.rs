@@ -54,6 +54,12 @@ pub trait Runtime: Clone + 'static {
     /// Random bits: from the operating system in production, from the seed in the simulator.
     fn random_u64(&self) -> u64;
 
+    /// Asks for the memory of a value that is about to be read, as far as the processor does not see that by itself. Nothing
+    /// waits for it: who asks early enough, for many values in a row, finds all of them at hand. A hint without any effect
+    /// that a program sees.
+    #[inline(always)]
+    fn prefetch<T: ?Sized>(_value: &T) {}
+
     /// Waits for at least `duration`. `sleep(Duration::ZERO)` still lets the shard look at its sockets and disks,
     /// and so is what a long computation calls every 200 us.
     async fn sleep(&self, duration: Duration);
