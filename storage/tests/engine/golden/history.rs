@@ -47,6 +47,9 @@ const TRUNCATED: u64 = 8;
 /// Partitions that are there at the end.
 const LEFT: [u64; 6] = [LARGE, SMALL, IDEMPOTENT, MEMORY, CLIPPED, TRUNCATED];
 
+/// The power is cut so long after batches were appended that the write of their group is half done.
+const UNTIL_TORN: Duration = Duration::from_micros(1);
+
 const PRODUCERS: [Producer; 2] =
     [Producer { id: 1007, epoch: 0, base_sequence: 0 }, Producer { id: 1008, epoch: 3, base_sequence: i32::MAX - 20 }];
 
@@ -78,7 +81,7 @@ pub(crate) fn write(end: End) -> (Directory, Expected) {
             rt.create_dir_all(DIR.as_ref()).await.unwrap();
             let life = Life::open(rt, notes, 1).await;
             life.work(0..24).await;
-            life.append_unacknowledged();
+            life.append_unacknowledged(20);
         }
     };
     simulation.block_on(node, first).unwrap();
@@ -96,9 +99,28 @@ pub(crate) fn write(end: End) -> (Directory, Expected) {
     simulation.block_on(node, second).unwrap();
     simulation.crash(node, Crash::Kill);
     if let End::Killed = end {
-        let notes = notes.clone();
-        let third = |rt: SimRuntime| async move { Life::open(rt, notes, 3).await.end_in_the_wal().await };
+        let third = {
+            let notes = notes.clone();
+            |rt: SimRuntime| async move {
+                let life = Life::open(rt, notes, 3).await;
+                life.end_in_the_wal().await;
+                life.append_unacknowledged(1);
+                life.rt.sleep(UNTIL_TORN).await;
+            }
+        };
         simulation.block_on(node, third).unwrap();
+        simulation.crash(node, Crash::PowerCut);
+        // It finds the torn end, cuts it off, and goes on for as long as nothing is flushed.
+        let fourth = {
+            let notes = notes.clone();
+            |rt: SimRuntime| async move {
+                let life = Life::open(rt, notes, 4).await;
+                life.append_all(vec![(MEMORY, plain(5, 1, 10), Producer::NONE)]).await;
+                let batches = vec![(TRUNCATED, plain(4, 1, 10), Producer::NONE), (SMALL, small(101), Producer::NONE)];
+                life.append_all(batches).await;
+            }
+        };
+        simulation.block_on(node, fourth).unwrap();
         simulation.crash(node, Crash::Kill);
     }
     let mut directory = Directory::of(&simulation.disk(node));
@@ -161,24 +183,25 @@ impl Life {
     }
 
     /// Batches that the crash takes, some of them already visible, and a torn group.
-    fn append_unacknowledged(&self) {
-        for number in 0..20 {
+    fn append_unacknowledged(&self, batches: u64) {
+        for number in 0..batches {
             let bytes = plain(number, 1, 900).build(Producer::NONE);
             let partition = self.log.adopt(PartitionId(MEMORY), Durability::Memory);
             let _ = partition.append(&Batch::parse_one(&bytes).unwrap(), self.epoch).unwrap();
         }
     }
 
-    /// What is in the WAL and nowhere else when the process is killed.
+    /// What is in the WAL and nowhere else when the process is killed: the last comes last, since files are short, and the oldest
+    /// are flushed by whoever finds them.
     async fn end_in_the_wal(&self) {
         let late = || (DROPPED_LATE, plain(1, 1, 10), Producer::NONE);
         self.append_all(vec![late(), (TRUNCATED, plain(2, 3, 10), Producer::NONE)]).await;
-        self.log.adopt(PartitionId(DROPPED_LATE), Durability::Durable).drop_partition().await.unwrap();
-        let end = self.log.adopt(PartitionId(TRUNCATED), Durability::Durable).offsets().log_end;
-        self.truncate(TRUNCATED, end - 3).await;
         self.append_all(vec![(MEMORY, plain(1, 3, 10), Producer::NONE)]).await;
         self.rt.sleep(Duration::from_millis(20)).await;
         self.append_all(vec![(TRUNCATED, plain(3, 1, 10), Producer::NONE), (SMALL, small(100), Producer::NONE)]).await;
+        self.log.adopt(PartitionId(DROPPED_LATE), Durability::Durable).drop_partition().await.unwrap();
+        let end = self.log.adopt(PartitionId(TRUNCATED), Durability::Durable).offsets().log_end;
+        self.truncate(TRUNCATED, end - 3).await;
     }
 
     /// Appends to several partitions at once, waits for the acks, and notes what was acknowledged.

@@ -223,8 +223,11 @@ fn covered(directory: &Directory) -> Vec<(String, Range<usize>)> {
     covered
 }
 
-/// LSN and bytes, without padding, of every group of a file.
+/// LSN and bytes, without padding, of every group of a file. A manifest that was not finished counts for nothing.
 fn groups(name: &str, bytes: &[u8], log_id: u128) -> Vec<(u64, Range<usize>)> {
+    if name.ends_with(".tmp") {
+        return Vec::new();
+    }
     let salt = if name.ends_with(".wal") { salt_of(name) } else { salt_of(&name.replace(".log", ".wal")) };
     let mut found = Vec::new();
     let mut position = 0;
