@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
 use runtime::sim::{Crash, Options, SimRuntime, Simulation};
-use storage::{AppendError, Log, OpenError, Partition, PartitionId, ReadError};
+use storage::{AppendError, Log, LogOptions, OpenError, Partition, PartitionId, ReadError};
 use wire::record::{Batch, Batches, Producer};
 
 use super::{
@@ -59,7 +59,9 @@ pub(crate) fn judge(directory: &Directory, expected: &Expected, map: &Map, mutat
             if life == 0 {
                 damaged.install(&rt).await;
             }
-            let log = match Log::open(rt, DIR.as_ref(), history::options()).await {
+            // So large that footers stay: a reader that goes on behind damage asks for them again with every step.
+            let options = LogOptions { cache_bytes: 1 << 20, ..history::options() };
+            let log = match Log::open(rt, DIR.as_ref(), options).await {
                 Ok(log) => log,
                 Err(error) => return Err(error),
             };
