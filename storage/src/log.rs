@@ -28,7 +28,7 @@ use crate::{
     partition::{Partition, State},
     segment::{SegmentId, Segments},
     segment_map::SegmentMap,
-    settings::PartitionSettings,
+    settings::{KnownSettings, PartitionSettings},
     synced::{Lsn, Synced},
     wal::Wal,
 };
@@ -139,6 +139,7 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) segment_map: SegmentMap,
     pub(crate) manifest: Manifest,
     pub(crate) partitions: RefCell<FxHashMap<PartitionId, Rc<State>>>,
+    pub(crate) settings: KnownSettings,
     /// Partitions that recovery found and nobody adopted yet.
     pub(crate) found: RefCell<BTreeMap<PartitionId, Rc<State>>>,
     /// Truncation, drop and deletion: one at a time. They wait for the WAL, which may wait for a flush: so this lock is not
@@ -281,7 +282,7 @@ impl<R: Runtime> Log<R> {
             let found = shared.found.borrow_mut().remove(&id);
             found.unwrap_or_else(|| Rc::new(State::new(id)))
         }));
-        state.configure(settings.into());
+        state.configure(shared.settings.share(settings.into()));
         drop(partitions);
         if state.is_compacted() || state.settings().compression != Codec::None {
             shared.maintained();

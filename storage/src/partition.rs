@@ -13,6 +13,7 @@ use runtime::{
     Notify, Runtime,
     sabotage::{die_at, planted},
 };
+use thin_vec::ThinVec;
 use wire::{
     Durability,
     record::{Batch, BatchHeader, Producer, patch_base_offset, patch_leader_epoch},
@@ -66,6 +67,8 @@ pub(crate) struct State {
     batch_bytes_max: Cell<u32>,
     /// Whether it is compacted by key.
     compacted: Cell<bool>,
+    /// A truncation took batches of `producers` back, and the manifest may still know them.
+    pub(crate) producers_cut: Cell<bool>,
     moved: Notify,
     /// Offsets below this one may be seen before they are synced: the reservation is.
     reserved: Cell<u64>,
@@ -73,11 +76,9 @@ pub(crate) struct State {
     reservation_end: Cell<u64>,
     reservation_size: Cell<u64>,
     /// What it is kept by; `durability`, `batch_bytes_max` and `compacted` repeat what every append asks for.
-    settings: Cell<PartitionSettings>,
-    pub(crate) lost: RefCell<Vec<Range<u64>>>,
+    settings: RefCell<Option<Rc<PartitionSettings>>>,
+    pub(crate) lost: RefCell<ThinVec<Range<u64>>>,
     pub(crate) producers: RefCell<Producers>,
-    /// A truncation took batches of theirs back, and the manifest may still know them.
-    pub(crate) producers_cut: Cell<bool>,
     /// Where each leader epoch began, as far as recovery and flush need to know.
     epochs: RefCell<Vec<EpochStart>>,
 }
@@ -116,8 +117,8 @@ impl State {
             reserved: Cell::new(0),
             reservation_end: Cell::new(0),
             reservation_size: Cell::new(RESERVATION_MIN),
-            settings: Cell::new(PartitionSettings::default()),
-            lost: RefCell::new(Vec::new()),
+            settings: RefCell::default(),
+            lost: RefCell::default(),
             producers: RefCell::new(Producers::new(PRODUCERS_MAX)),
             producers_cut: Cell::new(false),
             epochs: RefCell::new(Vec::new()),
@@ -269,15 +270,15 @@ impl State {
 
     /// What it is kept by.
     pub(crate) fn settings(&self) -> PartitionSettings {
-        self.settings.get()
+        self.settings.borrow().as_deref().copied().unwrap_or_default()
     }
 
     /// Keeps it by these settings from now on.
-    pub(crate) fn configure(&self, settings: PartitionSettings) {
+    pub(crate) fn configure(&self, settings: Rc<PartitionSettings>) {
         self.durability.set(settings.durability);
         self.batch_bytes_max.set(u32::try_from(settings.batch_bytes_max).unwrap_or(u32::MAX));
         self.compacted.set(settings.cleanup.compact);
-        self.settings.set(settings);
+        self.settings.replace(Some(settings));
     }
 
     pub(crate) fn is_compacted(&self) -> bool {
@@ -355,7 +356,7 @@ impl<R: Runtime> Partition<R> {
     /// If they change what an ack means: that is fixed for the partition's life.
     pub fn configure(&self, settings: PartitionSettings) {
         assert_eq!(settings.durability, self.durability(), "partition {}: durability is fixed", self.id().0);
-        self.state.configure(settings);
+        self.state.configure(self.log.settings.share(settings));
         self.log.maintained();
     }
 

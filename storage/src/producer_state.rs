@@ -10,7 +10,6 @@
 use std::time::Duration;
 
 use runtime::Instant;
-use rustc_hash::FxHashMap;
 use wire::record::BatchHeader;
 
 use crate::codec::{DecodeError, Reader, put_count};
@@ -112,12 +111,15 @@ pub enum SequenceError {
 /// The idempotent producers of one partition.
 #[derive(Clone, Debug)]
 pub struct Producers {
-    by_id: FxHashMap<i64, Box<Producer>>,
+    /// By rising id. Ids are given out rising, so a new one goes to the end; and most partitions have one producer or a few,
+    /// which a hash table takes more memory for than they do.
+    by_id: Vec<Producer>,
     producers_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Producer {
+    id: i64,
     epoch: i16,
     /// A ring: `len` batches, the newest in front of `next`.
     batches: [Batch; BATCHES_PER_PRODUCER],
@@ -137,7 +139,7 @@ struct Batch {
 impl Producers {
     /// Nobody yet, and at most `producers_max`.
     pub fn new(producers_max: usize) -> Self {
-        Self { by_id: FxHashMap::default(), producers_max }
+        Self { by_id: Vec::new(), producers_max }
     }
 
     /// How many are remembered.
@@ -152,7 +154,7 @@ impl Producers {
 
     /// The base offset of the last batch of a producer; `None` if nothing is remembered of it.
     pub fn last_offset(&self, producer_id: i64) -> Option<u64> {
-        self.by_id.get(&producer_id)?.last().map(|batch| batch.base_offset)
+        self.get(producer_id)?.last().map(|batch| batch.base_offset)
     }
 
     /// What to do with a batch.
@@ -165,7 +167,7 @@ impl Producers {
         if base_sequence < 0 || record_count < 1 {
             return Err(SequenceError::Invalid { producer_id, base_sequence, record_count });
         }
-        match self.by_id.get(&producer_id) {
+        match self.get(producer_id) {
             Some(producer) => producer.check(batch),
             None if self.by_id.len() < self.producers_max => Ok(Verdict::Append),
             None => Err(SequenceError::TooManyProducers { producers: self.by_id.len() }),
@@ -176,7 +178,15 @@ impl Producers {
     /// order of the log, without a check.
     #[inline]
     pub fn record(&mut self, batch: &Sequence, base_offset: u64, lsn: u64, now: Instant) {
-        let producer = self.by_id.entry(batch.producer_id).or_insert_with(|| Box::new(Producer::new(batch.epoch, now)));
+        let place = self.place(batch.producer_id).unwrap_or_else(|place| {
+            if self.by_id.is_empty() {
+                // Most partitions have this one and no other, and room for more would cost several times as much.
+                self.by_id.reserve_exact(1);
+            }
+            self.by_id.insert(place, Producer::new(batch.producer_id, batch.epoch, now));
+            place
+        });
+        let producer = &mut self.by_id[place];
         if producer.epoch != batch.epoch {
             (producer.epoch, producer.len) = (batch.epoch, 0);
         }
@@ -190,7 +200,7 @@ impl Producers {
     pub fn make_room(&mut self, now: Instant, idle_max: Duration) -> bool {
         self.expire(now, idle_max);
         if self.by_id.len() >= self.producers_max {
-            let mut silent_since: Vec<_> = self.by_id.values().map(|producer| producer.last_used).collect();
+            let mut silent_since: Vec<_> = self.by_id.iter().map(|producer| producer.last_used).collect();
             silent_since.sort_unstable();
             let eighth = silent_since.get(self.producers_max / 8).map_or(Duration::ZERO, |&since| now.since(since));
             self.expire(now, eighth.max(IDLE_MIN));
@@ -200,7 +210,7 @@ impl Producers {
 
     /// Forgets who has been silent for `idle`.
     pub fn expire(&mut self, now: Instant, idle: Duration) {
-        self.by_id.retain(|_, producer| now.since(producer.last_used) < idle);
+        self.by_id.retain(|producer| now.since(producer.last_used) < idle);
         if self.by_id.len() < self.by_id.capacity() / 4 {
             self.by_id.shrink_to_fit();
         }
@@ -208,7 +218,7 @@ impl Producers {
 
     /// Forgets the batches that end behind `next_offset`: the partition was truncated there.
     pub fn truncate(&mut self, next_offset: u64) {
-        self.by_id.retain(|_, producer| {
+        self.by_id.retain_mut(|producer| {
             let gone = producer.batches().filter(|batch| batch.next_offset() > next_offset).count();
             producer.pop(gone);
             // One whose batches are all gone may have older ones in the log, so any sequence may be next.
@@ -219,20 +229,16 @@ impl Producers {
     /// Lets each producer go on with any sequence, once, in its epoch or a later one: what it sent last was lost in a
     /// crash that the partition's level allows.
     pub fn accept_any_sequence(&mut self) {
-        self.by_id.values_mut().for_each(|producer| producer.len = 0);
+        self.by_id.iter_mut().for_each(|producer| producer.len = 0);
     }
 
     /// What they had appended up to group `lsn`, as bytes: together with a replay of the groups behind it, that is
     /// the present state.
     pub fn encode(&self, lsn: u64) -> Vec<u8> {
-        let mut ids: Vec<_> =
-            self.by_id.iter().filter(|(_, producer)| producer.is_older(lsn)).map(|(&id, _)| id).collect();
-        ids.sort_unstable();
+        let told = self.by_id.iter().filter(|producer| producer.is_older(lsn));
         let mut out = vec![VERSION];
-        put_count(&mut out, ids.len());
-        for id in ids {
-            self.by_id[&id].encode(id, lsn, &mut out);
-        }
+        put_count(&mut out, told.clone().count());
+        told.for_each(|producer| producer.encode(lsn, &mut out));
         out
     }
 
@@ -244,10 +250,29 @@ impl Producers {
     pub fn decode(bytes: &[u8], producers_max: usize, now: Instant) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         reader.number("version of the producers", VERSION)?;
-        let producer = |reader: &mut Reader<'_>| Producer::decode(reader, now);
-        let by_id = reader.list("count of producers", Producer::BYTES_MIN, producer)?;
+        let mut id_last = None;
+        let producer = |reader: &mut Reader<'_>| {
+            let producer = Producer::decode(reader, now)?;
+            match id_last.replace(producer.id) {
+                Some(last) if last >= producer.id => Err(reader.malformed("order of producers", Producer::BYTES_MIN)),
+                _ => Ok(producer),
+            }
+        };
+        let mut by_id: Vec<_> = reader.list("count of producers", Producer::BYTES_MIN, producer)?;
+        by_id.shrink_to_fit();
         reader.finish()?;
         Ok(Self { by_id, producers_max })
+    }
+
+    #[inline]
+    fn get(&self, id: i64) -> Option<&Producer> {
+        self.place(id).ok().map(|place| &self.by_id[place])
+    }
+
+    /// Where a producer is, or else belongs.
+    #[inline]
+    fn place(&self, id: i64) -> Result<usize, usize> {
+        self.by_id.binary_search_by_key(&id, |producer| producer.id)
     }
 }
 
@@ -255,8 +280,8 @@ impl Producer {
     /// Length in bytes of one without batches.
     const BYTES_MIN: usize = 11;
 
-    fn new(epoch: i16, now: Instant) -> Self {
-        Self { epoch, batches: [Batch::default(); BATCHES_PER_PRODUCER], next: 0, len: 0, last_used: now }
+    fn new(id: i64, epoch: i16, now: Instant) -> Self {
+        Self { id, epoch, batches: [Batch::default(); BATCHES_PER_PRODUCER], next: 0, len: 0, last_used: now }
     }
 
     /// The batches, oldest first.
@@ -312,9 +337,9 @@ impl Producer {
         self.batches().next().is_none_or(|oldest| oldest.lsn <= lsn)
     }
 
-    fn encode(&self, id: i64, lsn: u64, out: &mut Vec<u8>) {
+    fn encode(&self, lsn: u64, out: &mut Vec<u8>) {
         let known = self.batches().filter(|batch| batch.lsn <= lsn);
-        out.extend_from_slice(&id.to_le_bytes());
+        out.extend_from_slice(&self.id.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
         out.push(known.clone().count() as u8);
         for batch in known {
@@ -324,9 +349,9 @@ impl Producer {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>, now: Instant) -> Result<(i64, Box<Self>), DecodeError> {
+    fn decode(reader: &mut Reader<'_>, now: Instant) -> Result<Self, DecodeError> {
         let id = reader.i64("producer id")?;
-        let mut producer = Self::new(reader.u16("producer epoch")?.cast_signed(), now);
+        let mut producer = Self::new(id, reader.u16("producer epoch")?.cast_signed(), now);
         let count = reader.u8("count of batches")?;
         if usize::from(count) > BATCHES_PER_PRODUCER {
             return Err(reader.malformed("count of batches", 1));
@@ -338,7 +363,7 @@ impl Producer {
             }
             producer.push(Batch { base_sequence, record_count, base_offset: reader.u64("base offset")?, lsn: 0 });
         }
-        Ok((id, Box::new(producer)))
+        Ok(producer)
     }
 }
 
@@ -416,6 +441,37 @@ mod tests {
     }
 
     #[test]
+    fn producers_are_told_apart_by_whatever_ids_they_have() {
+        let mut producers = Producers::new(10);
+        let of = |producer_id, base_sequence| Sequence { producer_id, ..sequence(0, base_sequence, 1) };
+        for (offset, (id, base_sequence)) in [(5, 0), (3, 0), (9, 0), (3, 1), (-1, 0), (5, 1)].into_iter().enumerate() {
+            assert_eq!(producers.check(&of(id, base_sequence)), Ok(Verdict::Append));
+            producers.record(&of(id, base_sequence), offset as u64, offset as u64, START);
+        }
+        let bytes = producers.encode(u64::MAX);
+        let decoded = Producers::decode(&bytes, 10, START).unwrap();
+        for (id, offset) in [(-1, 4), (3, 3), (5, 5), (9, 2)] {
+            assert_eq!((producers.last_offset(id), decoded.last_offset(id)), (Some(offset), Some(offset)));
+        }
+        assert_eq!((producers.last_offset(4), decoded.encode(u64::MAX)), (None, bytes));
+    }
+
+    #[test]
+    fn producers_out_of_order_are_no_producers() {
+        let mut producers = Producers::new(10);
+        for producer_id in [1, 2] {
+            producers.record(&Sequence { producer_id, ..sequence(0, 0, 1) }, 0, 0, START);
+        }
+        let mut bytes = producers.encode(u64::MAX);
+        let (first, second) = bytes[5..].split_at_mut(27);
+        first.swap_with_slice(second);
+        assert!(Producers::decode(&bytes, 10, START).is_err());
+        // The same one twice.
+        bytes.copy_within(5..32, 32);
+        assert!(Producers::decode(&bytes, 10, START).is_err());
+    }
+
+    #[test]
     fn sequences_wrap_to_zero() {
         let mut producers = Producers::new(1);
         producers.record(&sequence(0, i32::MAX - 9, 10), 0, 1, START);
@@ -470,7 +526,7 @@ mod tests {
         assert!(!producers.make_room(at(10 * 60 - 1), IDLE_MAX), "a client may still retry");
         assert!(producers.make_room(at(10 * 60 + 30), IDLE_MAX));
         assert_eq!(producers.len(), 13);
-        assert!(producers.by_id.keys().all(|&id| id > 2));
+        assert!(producers.by_id.iter().all(|producer| producer.id > 2));
         assert_eq!(producers.check(&stranger), Ok(Verdict::Append));
         producers.make_room(at(24 * 60 * 60 + 14), IDLE_MAX);
         assert_eq!(producers.len(), 1);

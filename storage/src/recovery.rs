@@ -33,6 +33,7 @@ use crate::{
     producer_state::{Producers, Sequence},
     segment::{self, Segments},
     segment_map::SegmentMap,
+    settings::KnownSettings,
     synced::Lsn,
     wal::{
         self, Wal,
@@ -113,6 +114,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         segment_map: SegmentMap::default(),
         manifest,
         partitions: RefCell::default(),
+        settings: KnownSettings::default(),
         found: RefCell::new(recovery.states),
         cutting: Lock::default(),
         maintenance: Lock::default(),

@@ -53,7 +53,7 @@ impl<R: Runtime> Partition<R> {
         let base_offset = self.batch_start(log_start).await?;
         let mut producers = self.state.producers.borrow().clone();
         producers.truncate(base_offset);
-        let lost = self.state.lost.borrow().clone();
+        let lost = self.state.lost.borrow().to_vec();
         Ok(Origin { base_offset, lost, producers: producers.encode(u64::MAX) })
     }
 
@@ -76,7 +76,7 @@ impl<R: Runtime> Partition<R> {
             .edit(Edit::Begin { partition: self.id(), base_offset, lost: lost.clone(), producers: encoded })
             .await?;
         self.state.recovered(base_offset, base_offset);
-        self.state.lost.replace(lost);
+        self.state.lost.replace(lost.into());
         self.state.producers.replace(producers);
         Ok(())
     }

@@ -1,6 +1,11 @@
 //! What a partition is kept by: the settings of its topic, as numbers. They may change while it is served.
 
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+
 use wire::{Durability, record::Codec};
+
+/// So many different settings are compared with those of a partition that is adopted.
+const COMPARED_MAX: usize = 32;
 
 /// Settings of a partition. The default keeps everything for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,5 +62,46 @@ impl Default for PartitionSettings {
 impl From<Durability> for PartitionSettings {
     fn from(durability: Durability) -> Self {
         Self { durability, ..Self::default() }
+    }
+}
+
+/// Settings that partitions were given lately. Those of a topic are the same, and so are those of most topics: they are kept
+/// once.
+#[derive(Default)]
+pub(crate) struct KnownSettings(RefCell<VecDeque<Rc<PartitionSettings>>>);
+
+impl KnownSettings {
+    /// The same settings, shared with others that have them.
+    pub(crate) fn share(&self, settings: PartitionSettings) -> Rc<PartitionSettings> {
+        let mut known = self.0.borrow_mut();
+        if let Some(same) = known.iter().find(|known| ***known == settings) {
+            return Rc::clone(same);
+        }
+        known.truncate(COMPARED_MAX - 1);
+        let settings = Rc::new(settings);
+        known.push_front(Rc::clone(&settings));
+        settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_lag(compaction_lag_ms_min: u64) -> PartitionSettings {
+        PartitionSettings { compaction_lag_ms_min, ..PartitionSettings::default() }
+    }
+
+    #[test]
+    fn equal_settings_are_kept_once_and_not_too_many_are_compared() {
+        let known = KnownSettings::default();
+        let first = known.share(of_lag(0));
+        assert!(Rc::ptr_eq(&first, &known.share(of_lag(0))));
+        for lag in 1..=COMPARED_MAX as u64 {
+            assert_eq!(known.share(of_lag(lag)).compaction_lag_ms_min, lag);
+        }
+        assert_eq!(known.0.borrow().len(), COMPARED_MAX);
+        let again = known.share(of_lag(0));
+        assert!(!Rc::ptr_eq(&first, &again) && again == first, "it was pushed out, and is the same all the same");
     }
 }

@@ -106,8 +106,8 @@ fn state() -> State {
         epochs: vec![EpochStart { leader_epoch: 3, offset: 100 }],
         reserved_end: 4096,
         refused: Some(REFUSAL),
-        lost: vec![10..20],
-        clips: vec![Clip { next_offset: 180, segments_below: SegmentId(6) }],
+        lost: vec![10..20].into(),
+        clips: vec![Clip { next_offset: 180, segments_below: SegmentId(6) }].into(),
         producers: vec![0xaa, 0xbb],
         quarantined: false,
     };

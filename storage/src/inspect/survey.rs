@@ -201,7 +201,7 @@ fn partitions(wal: &Wal, state: &State) -> BTreeMap<PartitionId, PartitionSurvey
             log_end: known.flushed_end,
             flushed_end: known.flushed_end,
             refused: known.refused,
-            lost: known.lost.clone(),
+            lost: known.lost.to_vec(),
             ..PartitionSurvey::default()
         };
         (id, survey)

@@ -9,6 +9,7 @@ use std::{
 };
 
 use runtime::sabotage::planted;
+use thin_vec::{ThinVec, thin_vec};
 
 use super::edit::{Edit, Flush, Flushed, FlushedPartition, Intent, Merge};
 use crate::{
@@ -42,7 +43,7 @@ pub struct State {
     pub clean: bool,
 }
 
-/// What the manifest knows of one partition.
+/// What the manifest knows of one partition. There may be a hundred thousand: lists that hardly any has take a word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Partition {
     /// Its first offset.
@@ -56,9 +57,9 @@ pub struct Partition {
     /// Set when damage was found that an operator or a peer has to repair.
     pub refused: Option<Refusal>,
     /// Offsets that hold nothing because a crash took them, in order, neither touching nor overlapping.
-    pub lost: Vec<Range<u64>>,
+    pub lost: ThinVec<Range<u64>>,
     /// Truncations that segments do not reflect yet, rising in both numbers.
-    pub clips: Vec<Clip>,
+    pub clips: ThinVec<Clip>,
     /// The idempotent producers as of the last flush, as `producer_state` encodes them.
     pub producers: Vec<u8>,
     /// Whether metadata does not know this partition: kept, never served.
@@ -341,9 +342,9 @@ impl State {
         let begun = Partition {
             log_start: base_offset,
             flushed_end: base_offset,
-            lost,
+            lost: lost.into(),
             producers,
-            clips: if planted("begin without a clip") { Vec::new() } else { vec![clip] },
+            clips: if planted("begin without a clip") { ThinVec::new() } else { thin_vec![clip] },
             ..Partition::default()
         };
         self.partitions.insert(id, begun);
@@ -465,7 +466,7 @@ impl Partition {
 }
 
 /// Forgets what was lost from `next_offset` on: these offsets are given out again.
-pub(crate) fn cut_lost(lost: &mut Vec<Range<u64>>, next_offset: u64) {
+pub(crate) fn cut_lost(lost: &mut ThinVec<Range<u64>>, next_offset: u64) {
     if planted("remember cut losses") {
         return;
     }
@@ -477,7 +478,7 @@ pub(crate) fn cut_lost(lost: &mut Vec<Range<u64>>, next_offset: u64) {
 
 /// Adds a range of lost offsets, joined with those it touches: a reader is told of a range before it goes on behind it, so
 /// no two may meet.
-pub(crate) fn add_lost(lost: &mut Vec<Range<u64>>, mut range: Range<u64>) {
+pub(crate) fn add_lost(lost: &mut ThinVec<Range<u64>>, mut range: Range<u64>) {
     if range.is_empty() {
         return;
     }

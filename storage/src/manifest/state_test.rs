@@ -273,7 +273,7 @@ fn the_lowest_refusal_holds_until_the_loss_is_accepted() {
     assert_eq!(state.partitions[&P].refused.map(|refusal| refusal.from), Some(20));
     let accept = |next_offset| Edit::Accept { partition: P, next_offset };
     let state = after([refuse(30), accept(45), accept(90)]);
-    assert_eq!((state.partitions[&P].refused, state.partitions[&P].lost.clone()), (None, vec![30..45]));
+    assert_eq!((state.partitions[&P].refused, state.partitions[&P].lost.to_vec()), (None, vec![30..45]));
     assert_eq!(after([refuse(30), accept(30)]).partitions[&P].lost, []);
 }
 

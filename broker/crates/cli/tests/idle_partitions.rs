@@ -18,12 +18,12 @@ const PARTITIONS_DEFAULT: u32 = 20_000;
 const TOPIC_PARTITIONS: u32 = 10_000;
 /// Resident memory that a partition may cost which nobody ever wrote to.
 const EMPTY_PARTITION_BYTES_MAX: u64 = 640;
-/// The same of one that has records of a producer. The goal is 1 KiB.
-const PARTITION_BYTES_MAX: u64 = 1280;
+/// The same of one that has records of a producer.
+const PARTITION_BYTES_MAX: u64 = 1 << 10;
 /// Resident memory of a broker with 100,000 of them.
 const BYTES_MAX: u64 = 256 << 20;
 /// What two starts of a broker differ by without any.
-const NOISE_BYTES: u64 = 2 << 20;
+const NOISE_BYTES: u64 = 4 << 20;
 
 #[test]
 fn an_idle_partition_costs_little_memory() {
