@@ -15,6 +15,7 @@ use std::{
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     rc::{Rc, Weak},
+    thread,
     time::Duration,
 };
 
@@ -107,9 +108,14 @@ impl Shrinking {
         }
     }
 
-    /// Lets go of all that waits; the system frees it.
+    /// Lets go of all that waits; the system frees it, at once and on a thread of its own: of a deleted topic it may be so much
+    /// that whoever does that is busy for many seconds, and the shard still has to answer its watchdog.
     pub(crate) fn close(&self) {
-        self.waiting.borrow_mut().clear();
+        let waiting = self.waiting.take();
+        if !waiting.is_empty() {
+            // Without a thread it is done here, when the closure is dropped.
+            let _ = thread::Builder::new().name("freeing".to_owned()).spawn(move || drop(waiting));
+        }
     }
 
     /// The file whose turn it is, with its length after the next step: the first that nobody has open.
