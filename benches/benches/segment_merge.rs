@@ -1,7 +1,6 @@
 //! A merge of sixteen flushes that a thousand partitions share: what each batch costs.
 
 use std::{
-    ops::Range,
     path::Path,
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use runtime::Runtime;
 use runtime_glommio::GlommioRuntime;
 use storage::{
-    PartitionId,
+    Kept, PartitionId,
     compaction::{Options, merge::Merge, strategy::MergeInputs},
     segment::{SegmentId, SegmentMeta, SegmentWriter, Segments, file_name},
 };
@@ -64,7 +63,7 @@ async fn write_inputs<R: Runtime>(rt: &R, dir: &Path) -> MergeInputs {
 
 async fn merge<R: Runtime>(rt: &R, dir: &Path, inputs: &MergeInputs) -> Duration {
     let segments = Segments::new(rt, dir.to_owned(), LOG_ID, 64 << 20);
-    let everything = |_: SegmentId, _: PartitionId| -> Option<Range<u64>> { Some(0..u64::MAX) };
+    let everything = |_: SegmentId, _: PartitionId| Kept::from(0..u64::MAX);
     let start = Instant::now();
     let merge = Merge::plan(&segments, rt, inputs, everything, Options::default()).await.expect("the inputs are sound");
     let ids: Vec<_> = (INPUTS..).take(merge.outputs()).map(SegmentId).collect();

@@ -85,6 +85,7 @@ metrics! {
     CacheReadBytes      Counter "block_cache_read_bytes"      "Bytes of segments read from disk for readers"
     CacheAheadBytes     Counter "block_cache_ahead_bytes"     "Bytes of these that were read ahead of need"
     PartitionsRefused   Gauge   "partitions_refused"          "Partitions that take and give nothing behind damage"
+    PartitionsDamaged   Gauge   "partitions_damaged"          "Partitions of which damage in a segment is refused to readers"
     DiskFree            Gauge   "disk_free_bytes"             "Free bytes of the file system when the shard last looked"
     DiskReserve         Gauge   "disk_reserve_bytes"          "Produce is refused while less is free, in bytes"
     DiskFull            Gauge   "disk_full"                   "1 while produce is refused for that, else 0"
@@ -108,8 +109,16 @@ impl Default for Metrics {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reading {
     values: [u64; COUNT],
-    /// Partitions that damage stopped, a bounded number of them.
-    refused: Vec<Refused>,
+    named: Named,
+}
+
+/// Partitions that damage touches, a bounded number of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// Those it stopped.
+    pub(crate) refused: Vec<Refused>,
+    /// Those of which it took something in a segment.
+    pub(crate) damaged: Vec<Refused>,
 }
 
 impl Metrics {
@@ -132,9 +141,9 @@ impl Metrics {
         self.values[metric as usize].set(value);
     }
 
-    /// All of them, with the partitions that damage stopped.
-    pub(crate) fn read(&self, refused: Vec<Refused>) -> Reading {
-        Reading { values: self.values.each_ref().map(Cell::get), refused }
+    /// All of them, with the partitions that damage touches.
+    pub(crate) fn read(&self, named: Named) -> Reading {
+        Reading { values: self.values.each_ref().map(Cell::get), named }
     }
 }
 
@@ -146,8 +155,11 @@ impl Reading {
 
     /// The sums over several shards.
     pub(crate) fn sum(shards: &[Self]) -> Self {
-        let refused = shards.iter().flat_map(|shard| shard.refused.iter().cloned()).collect();
-        let mut sum = Self { values: [0; COUNT], refused };
+        let named = Named {
+            refused: shards.iter().flat_map(|shard| shard.named.refused.iter().cloned()).collect(),
+            damaged: shards.iter().flat_map(|shard| shard.named.damaged.iter().cloned()).collect(),
+        };
+        let mut sum = Self { values: [0; COUNT], named };
         for (total, place) in sum.values.iter_mut().zip(0..) {
             *total = shards.iter().map(|shard| shard.values[place]).sum();
         }
@@ -195,18 +207,26 @@ impl prometheus_client::collector::Collector for Collector {
                 }
             }
         }
-        self.encode_refused(&mut encoder)
+        let help = "The offset from which a damaged partition takes and gives nothing; at most 100 a shard";
+        self.encode_named(&mut encoder, "partition_refused_from", help, |named| &named.refused)?;
+        let help = "The first offset at which damage in a segment of a partition was met; at most 100 a shard";
+        self.encode_named(&mut encoder, "partition_damaged_from", help, |named| &named.damaged)
     }
 }
 
 impl Collector {
-    /// One series for each partition that damage stopped: from which offset on.
-    fn encode_refused(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let help = "The offset from which a damaged partition takes and gives nothing; at most 100 a shard";
+    /// One series for each of these partitions: from which offset on damage touches it.
+    fn encode_named(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        which: impl Fn(&Named) -> &[Refused],
+    ) -> Result<(), std::fmt::Error> {
         let no_unit: Option<&Unit> = None;
-        let mut family = encoder.encode_descriptor("partition_refused_from", help, no_unit, MetricType::Gauge)?;
+        let mut family = encoder.encode_descriptor(name, help, no_unit, MetricType::Gauge)?;
         for (shard, reading) in self.shards.iter().enumerate() {
-            for Refused { topic, partition, from } in &reading.refused {
+            for Refused { topic, partition, from } in which(&reading.named) {
                 let labels =
                     [("shard", shard.to_string()), ("topic", topic.clone()), ("partition", partition.to_string())];
                 let series = family.encode_family(&labels)?;
@@ -239,7 +259,9 @@ mod tests {
         right.add(Metric::ProduceRecords, 2);
         right.set(Metric::Connections, 7);
         let refused = Refused { topic: "orders".to_owned(), partition: 3, from: 17 };
-        let shards = vec![left.read(Vec::new()), right.read(vec![refused])];
+        let damaged = Refused { partition: 4, ..refused.clone() };
+        let named = Named { refused: vec![refused], damaged: vec![damaged] };
+        let shards = vec![left.read(Named::default()), right.read(named)];
         assert_eq!(Reading::sum(&shards).get(Metric::ProduceRecords), 42);
 
         let text = exposition(shards);
@@ -249,6 +271,7 @@ mod tests {
         line("streambus_produce_records_total{shard=\"1\"} 2");
         line("streambus_connections{shard=\"1\"} 7");
         line("streambus_partition_refused_from{shard=\"1\",topic=\"orders\",partition=\"3\"} 17");
+        line("streambus_partition_damaged_from{shard=\"1\",topic=\"orders\",partition=\"4\"} 17");
         assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -10,7 +10,7 @@ use storage::{Acked, Appended, Offsets, Synced};
 use wire::{PartitionId, TopicId};
 
 use crate::{
-    handler::error::{FetchError, GetError, ListOffsetsError, ProduceError, TrimError},
+    handler::error::{FetchError, GetError, ListOffsetsError, LossError, ProduceError, TrimError},
     meta::TopicSettings,
 };
 
@@ -166,7 +166,23 @@ pub(crate) struct PartitionStatus {
     pub(crate) offsets: Offsets,
     /// From which offset on its log is damaged.
     pub(crate) refused_from: Option<u64>,
+    /// The first offset at which damage in a segment was met.
+    pub(crate) damaged_from: Option<u64>,
 }
+
+/// A stretch of a partition in which damage is looked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    /// The partition.
+    pub(crate) partition: PartitionId,
+    /// Where it begins.
+    pub(crate) from_offset: u64,
+    /// Whether nothing is to be given up.
+    pub(crate) dry_run: bool,
+}
+
+/// Damage in a stretch of a partition, looked for or given up.
+pub(crate) type Surveyed = Result<storage::Survey, LossError>;
 
 /// A topic to be made.
 #[derive(Clone, Debug)]

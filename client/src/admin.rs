@@ -110,6 +110,38 @@ pub struct PartitionDescription {
     pub log_end_offset: u64,
     /// The first offset that cannot be proven, if the log is damaged: the partition is served below it and takes nothing.
     pub refused_from: Option<u64>,
+    /// The first offset at which damage in a segment was met since the broker started: reads of it are refused, all else is
+    /// served. More may be damaged that nobody has read yet: [`Admin::damage`] looks.
+    pub damaged_from: Option<u64>,
+}
+
+/// What damage took of a partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The offsets that are lost, ascending. Of some nobody knows whether they held anything.
+    pub lost: Vec<Range<u64>>,
+    /// The numbers of damaged segments, in the log the partition lives in, that hold something of it or may. There may be one
+    /// although nothing is lost.
+    pub segments: BTreeSet<u64>,
+}
+
+impl Damage {
+    /// Whether nothing is damaged.
+    pub fn is_none(&self) -> bool {
+        self.lost.is_empty() && self.segments.is_empty()
+    }
+
+    /// Adds what was found of the stretch behind.
+    fn extend(&mut self, (lost, segments): (Vec<loss_accept::Lost>, Vec<loss_accept::Segment>)) {
+        for loss_accept::Lost { from, to } in lost {
+            match self.lost.last_mut().filter(|before| before.end >= from) {
+                Some(before) => before.end = before.end.max(to),
+                None => self.lost.push(from..to),
+            }
+        }
+        self.segments.extend(segments.into_iter().map(|segment| segment.number));
+    }
 }
 
 /// A place in a partition, in words or as a time.
@@ -244,20 +276,43 @@ impl Admin {
         deleted.await.map_err(|error| named(error, name))
     }
 
-    /// Gives up what damage took from a partition, for good: it goes on behind the offsets answered, which consumers are told
-    /// are lost. `None` when nothing of it is damaged.
+    /// Has everything that is stored of a partition read, and says what damage took: what [`Self::accept_loss`] would give up.
     ///
     /// # Errors
-    /// When the partition is not there any more, or no broker answers within the request timeout.
-    pub async fn accept_loss(&self, partition: &PartitionDescription) -> Result<Option<Range<u64>>, Error> {
-        let request = loss_accept::Request { partition: partition.id };
-        let operation = format!("accept the loss in partition {}", partition.partition);
-        // Accepted twice it is accepted once.
-        let accepted = self.client.ask(&operation, Repeat::Harmless, &request, |response| {
-            let loss_accept::Response { lost_from, lost_end } = response.message()?;
-            Ok((lost_end > 0).then_some(lost_from..lost_end))
-        });
-        accepted.await
+    /// When the partition is not there any more, or no broker answers within the request timeout, which counts for every
+    /// 64 MiB anew.
+    pub async fn damage(&self, partition: &PartitionDescription) -> Result<Damage, Error> {
+        self.survey(partition, true, format!("look for damage in partition {}", partition.partition)).await
+    }
+
+    /// Gives up what damage took from a partition, for good: it goes on without the offsets answered, which consumers are told
+    /// are lost.
+    ///
+    /// # Errors
+    /// As [`Self::damage`]. What was given up until then stays so.
+    pub async fn accept_loss(&self, partition: &PartitionDescription) -> Result<Damage, Error> {
+        self.survey(partition, false, format!("accept the loss in partition {}", partition.partition)).await
+    }
+
+    async fn survey(
+        &self,
+        partition: &PartitionDescription,
+        dry_run: bool,
+        operation: String,
+    ) -> Result<Damage, Error> {
+        let (mut damage, mut from_offset) = (Damage::default(), 0);
+        while from_offset != loss_accept::Response::END {
+            let request = loss_accept::Request { partition: partition.id, from_offset, dry_run };
+            // Accepted twice it is accepted once.
+            let found = self.client.ask(&operation, Repeat::Harmless, &request, |response| {
+                let found: loss_accept::Response<'_> = response.message()?;
+                Ok(((found.lost.iter().collect(), found.segments.iter().collect()), found.next_offset))
+            });
+            let (found, next_offset) = found.await?;
+            damage.extend(found);
+            from_offset = next_offset;
+        }
+        Ok(damage)
     }
 
     /// Flushes all that was acknowledged, if `flush`, and has the broker delete no segment for so long, a minute at most: its
@@ -493,6 +548,7 @@ impl From<topic_describe::Partition> for PartitionDescription {
             high_watermark: partition.high_watermark,
             log_end_offset: partition.log_end_offset,
             refused_from: (partition.error == ErrorCode::PartitionRefused).then_some(partition.refused_from),
+            damaged_from: Some(partition.damaged_from).filter(|&from| from != topic_describe::Partition::SOUND),
         }
     }
 }

@@ -65,7 +65,7 @@ mod retry;
 mod routes;
 
 pub use admin::{
-    Admin, Health, HeldLog, NewTopic, OffsetAt, PartitionDescription, ShardHealth, State, TopicChange,
+    Admin, Damage, Health, HeldLog, NewTopic, OffsetAt, PartitionDescription, ShardHealth, State, TopicChange,
     TopicDescription, TopicSummary,
 };
 pub use client::{Client, ClientBuilder};

@@ -85,6 +85,7 @@ mod tests {
             high_watermark: 0,
             log_end_offset: 0,
             refused_from: 0,
+            damaged_from: u64::MAX,
         };
         let partitions: Vec<_> = indexes.iter().map(partition).collect();
         Topic::from_description(&Described {

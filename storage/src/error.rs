@@ -336,6 +336,9 @@ pub enum AcceptError {
     /// The partition was deleted.
     #[error("the partition was deleted")]
     Gone,
+    /// A segment cannot be read for a reason that may pass, or is a later program's: it is not given up for that.
+    #[error("nothing is given up: {0}")]
+    Segment(#[from] crate::segment::SegmentError),
     /// What recovery found has to be in segments first, and the disk has no room for them.
     #[error("the disk is full: {free_bytes} bytes are free, {wanted_bytes} are needed; free some space")]
     DiskFull {

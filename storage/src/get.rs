@@ -68,9 +68,12 @@ impl<R: Runtime> Partition<R> {
         hash: KeyHash,
     ) -> Result<Option<Last>, SegmentError> {
         for (segment, offsets) in segments.iter().rev() {
-            let last = self.log.segments.last_of_key(segment, self.id(), offsets.clone(), key, hash).await?;
-            if last.is_some() {
-                return Ok(last);
+            let last = self.log.segments.last_of_key(segment, self.id(), offsets.clone(), key, hash).await;
+            if let Err(error) = &last {
+                self.log.note_damage_in(segment.id, error).await;
+            }
+            if let Some(last) = last? {
+                return Ok(Some(last));
             }
         }
         Ok(None)

@@ -24,6 +24,7 @@ pub mod backup;
 mod block_cache;
 pub mod codec;
 pub mod compaction;
+mod damaged;
 mod disk_space;
 mod error;
 mod flush;
@@ -34,7 +35,9 @@ mod hold;
 pub mod index;
 pub mod inspect;
 pub mod journal;
+mod kept;
 mod log;
+mod loss;
 pub mod manifest;
 pub mod memtable;
 mod memtables;
@@ -57,7 +60,9 @@ pub use error::{
     ReplicateError, TrimError, TruncateError,
 };
 pub use found::{Found, Last};
+pub use kept::Kept;
 pub use log::{Log, LogOptions, LogStats};
+pub use loss::Survey;
 pub use offset::Offsets;
 pub use partition::{Batches, Partition};
 pub use remove::remove_log;

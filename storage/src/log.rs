@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, Ref, RefCell},
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -24,6 +23,7 @@ use crate::{
     group::{Builder, Entry, EntryKind},
     hold::Hold,
     journal::WriteError,
+    kept::Kept,
     manifest::{Edit, Intent, Manifest, State as ManifestState, Unwritten},
     partition::{Partition, State},
     segment::{SegmentId, Segments},
@@ -155,6 +155,8 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) dead: RefCell<Dead>,
     /// Segments that compaction could not read: left as they are until the next start.
     pub(crate) unreadable: RefCell<BTreeSet<SegmentId>>,
+    /// Partitions of which a read or a merge met damage in a segment, and the first offset at which.
+    pub(crate) damaged: RefCell<BTreeMap<PartitionId, u64>>,
     pub(crate) space: Rc<DiskSpace>,
     /// Deletions put off.
     pub(crate) hold: Hold,
@@ -500,13 +502,9 @@ impl<R: Runtime> Shared<R> {
         self.manifest_state().segments.iter().any(|segment| segment.id == id)
     }
 
-    /// The offsets of a partition in a segment that still count: from its log start to its clip. `None`: none, the
-    /// partition is gone.
-    pub(crate) fn kept(&self, segment: SegmentId, partition: PartitionId) -> Option<Range<u64>> {
-        let manifest = self.manifest_state();
-        let known = manifest.partitions.get(&partition)?;
-        // A clip may lie below the log start: nothing of the segment counts then.
-        Some(known.log_start..known.clip_of(segment).unwrap_or(u64::MAX).max(known.log_start))
+    /// The offsets of a partition in a segment that still count.
+    pub(crate) fn kept(&self, segment: SegmentId, partition: PartitionId) -> Kept {
+        self.manifest_state().kept(segment, partition)
     }
 
     /// Has partitions start later, durably, and frees what only they used: WAL entries, then the manifest, then the files.
@@ -553,6 +551,7 @@ impl<R: Runtime> Shared<R> {
         self.edit(Edit::Drop { partition, lsn }).await?;
         self.partitions.borrow_mut().remove(&partition);
         self.found.borrow_mut().remove(&partition);
+        self.damaged.borrow_mut().remove(&partition);
         self.dead.borrow_mut().lighten(partition);
         self.delete_obsolete().await
     }

@@ -21,12 +21,11 @@ use wire::{
 
 use crate::{
     PartitionId,
-    error::{AcceptError, AppendError, LogFailed, ReadError, TrimError, TruncateError},
-    flush,
+    error::{AppendError, LogFailed, ReadError, TrimError, TruncateError},
     get::check_keys,
     group::{Entry, EntryKind},
     log::Shared,
-    manifest::{Edit, EpochStart, Evidence, add_lost, cut_lost},
+    manifest::{Edit, EpochStart, add_lost, cut_lost},
     offset::Offsets,
     producer_state::{Producers, Sequence, SequenceError, Verdict},
     segment::{SegmentError, SegmentMeta, reader::Run},
@@ -40,11 +39,8 @@ const SEGMENTS_AT_ONCE: usize = 8;
 pub(crate) const PRODUCERS_MAX: usize = 16_384;
 /// A `memory` partition's first reservation, in offsets.
 const RESERVATION_MIN: u64 = 4096;
-/// Where damage left no trace of how many offsets were given out behind what is proven, it was not so many: more than a WAL
-/// has records.
-const UNKNOWN_OFFSETS: u64 = 1 << 40;
 /// Reservations double under load up to this many offsets.
-const RESERVATION_MAX: u64 = 1 << 20;
+pub(crate) const RESERVATION_MAX: u64 = 1 << 20;
 
 /// What a shard keeps of a partition in memory. What every append touches comes first and lies together: among thousands
 /// of partitions, each cache line is a trip to memory.
@@ -330,7 +326,8 @@ pub struct Batches<F> {
     pub bytes: usize,
     /// Where to read on.
     pub next_offset: u64,
-    /// Offsets that an unclean stop of a `memory` partition lost, when the read met them: the batches lie behind.
+    /// Offsets that were lost, when the read met them: to an unclean stop of a `memory` partition, or to damage. The batches lie
+    /// behind.
     pub lost: Option<Range<u64>>,
 }
 
@@ -441,25 +438,45 @@ impl<R: Runtime> Partition<R> {
     pub async fn read(&self, offset: u64, bytes_max: usize) -> Result<Batches<R::Frozen>, ReadError> {
         let Offsets { log_start, high_watermark, .. } = self.check_readable(offset)?;
         let mut batches = Batches { slices: Vec::new(), bytes: 0, next_offset: offset, lost: None };
-        if offset == high_watermark {
-            return Ok(batches);
+        while batches.bytes == 0 && batches.next_offset < high_watermark {
+            let from = batches.next_offset;
+            if let Some(lost) = self.lost_at(from) {
+                let lost_from = batches.lost.take().map_or(lost.start, |before| before.start);
+                batches.next_offset = lost.end.max(log_start);
+                batches.lost = Some(lost_from..lost.end);
+            } else if !self.read_some(&mut batches, bytes_max).await? {
+                // Compaction left nothing in front of what is lost.
+                let end = self.read_end(from);
+                if self.lost_at(end).is_none() {
+                    break;
+                }
+                batches.next_offset = end;
+            }
         }
-        batches.lost = self.lost_at(offset);
-        let from = batches.lost.as_ref().map_or(offset, |lost| lost.end).max(log_start);
-        batches.next_offset = from;
-        if let Some(run) = self.read_segments(from, bytes_max).await? {
+        Ok(batches)
+    }
+
+    /// Reads from where `batches` end; answers whether there was something.
+    async fn read_some(&self, batches: &mut Batches<R::Frozen>, bytes_max: usize) -> Result<bool, ReadError> {
+        let from = batches.next_offset;
+        let read = self.read_segments(from, bytes_max).await;
+        if let Err(ReadError::Segment(error)) = &read {
+            self.log.note_damage(self.id(), from, error);
+        }
+        if let Some(run) = read? {
             batches.bytes = run.bytes;
             batches.next_offset = run.next_offset;
             batches.slices = run.slices;
-            return Ok(batches);
+            return Ok(true);
         }
         let end_offset = self.read_end(from);
         let mut memtables = self.log.wal.memtables.borrow_mut();
-        if let Some(taken) = memtables.read(self.state.id, from, end_offset, bytes_max, &mut batches.slices) {
+        let taken = memtables.read(self.state.id, from, end_offset, bytes_max, &mut batches.slices);
+        if let Some(taken) = &taken {
             batches.bytes = taken.bytes;
             batches.next_offset = taken.next_offset;
         }
-        Ok(batches)
+        Ok(taken.is_some())
     }
 
     /// Waits until consumers may see something beyond `offset`, or never will again because the partition is gone, refused
@@ -573,51 +590,6 @@ impl<R: Runtime> Partition<R> {
             Status::Refused { from } => Err(TrimError::Refused { from }),
             Status::Gone => Err(TrimError::Gone),
         }
-    }
-
-    /// Gives up what damage took, durably: the partition goes on behind every offset that it may have given out, and readers
-    /// are told which ones are lost. Answers those; none where nothing is damaged.
-    ///
-    /// Intact batches behind the damage are lost with it: a reader could not tell what is missing in between.
-    ///
-    /// # Errors
-    /// [`AcceptError`].
-    pub async fn accept_loss(&self) -> Result<Option<Range<u64>>, AcceptError> {
-        // A truncation is not half done meanwhile: it may cut off what is damaged.
-        let _cutting = self.log.cutting.lock().await;
-        // While its WAL files are there, every recovery finds the damage anew.
-        flush::flush_recovered(&self.log).await??;
-        let _alone = self.log.maintenance.lock().await;
-        let from = match self.state.status.get() {
-            // What was deleted is not lost.
-            Status::Refused { from } => from.max(self.state.log_start()),
-            Status::Gone => return Err(AcceptError::Gone),
-            Status::Serving | Status::Truncating | Status::Leaving => return Ok(None),
-        };
-        let next_offset = self.end_of_loss().max(from);
-        self.log.wal.memtables.borrow_mut().truncate(self.id(), from);
-        let clip = Edit::Clip { partition: self.id(), next_offset: from };
-        self.log.edit_all(vec![clip, Edit::Accept { partition: self.id(), next_offset }]).await?;
-        self.state.producers.borrow_mut().truncate(from);
-        self.state.cut_to(from);
-        self.state.forget_lost(from);
-        self.state.lose(from..next_offset);
-        self.state.set_status(Status::Serving);
-        self.log.delete_obsolete().await?;
-        Ok(Some(from..next_offset))
-    }
-
-    /// No offset from there on was ever given out, damaged as the log is.
-    fn end_of_loss(&self) -> u64 {
-        let manifest = self.log.manifest_state();
-        let refusal = manifest.partitions.get(&self.id()).and_then(|known| known.refused);
-        let margin = match refusal.map(|refusal| refusal.evidence) {
-            Some(Evidence::Nothing) | None => UNKNOWN_OFFSETS,
-            // A reservation may be what was damaged, and offsets below it were given out without a sync.
-            Some(_) if self.durability() == Durability::Memory => 2 * RESERVATION_MAX,
-            Some(_) => 0,
-        };
-        self.state.log_end() + margin
     }
 
     /// Removes the partition, durably: a WAL entry, then the manifest, then the files that hold nothing else.
@@ -831,10 +803,12 @@ impl<R: Runtime> Partition<R> {
     ) -> Result<Option<(u64, i64)>, SegmentError> {
         for (segment, offsets) in segments {
             let cache = &self.log.segments;
-            let found =
-                cache.first_at_or_after_timestamp(segment, self.state.id, offsets.clone(), timestamp_ms).await?;
-            if found.is_some() {
-                return Ok(found);
+            let found = cache.first_at_or_after_timestamp(segment, self.state.id, offsets.clone(), timestamp_ms).await;
+            if let Err(error) = &found {
+                self.log.note_damage_in(segment.id, error).await;
+            }
+            if let Some(found) = found? {
+                return Ok(Some(found));
             }
         }
         Ok(None)

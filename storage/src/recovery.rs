@@ -122,6 +122,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         changes: Cell::new(0),
         dead: RefCell::default(),
         unreadable: RefCell::default(),
+        damaged: RefCell::default(),
         space,
         hold: Hold::default(),
         flushed_lsn: Cell::new(flushed_lsn),

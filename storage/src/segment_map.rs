@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     PartitionId,
+    kept::Kept,
     manifest::Manifest,
     segment::{Extent, SegmentId, SegmentMeta},
 };
@@ -45,7 +46,7 @@ struct SharedSegment {
     number: usize,
 }
 
-/// Live segments, lower offsets first, with the offsets of theirs that count.
+/// Live segments, lower offsets first, with the offsets of theirs that count: one with holes several times.
 pub(crate) type Found = Vec<(SegmentMeta, Range<u64>)>;
 
 impl SegmentMap {
@@ -56,7 +57,7 @@ impl SegmentMap {
         self.index.borrow().numbers.get(&segment).copied().unwrap_or(0)
     }
 
-    /// The next `count_max` segments that may hold batches of these offsets of a partition, from place `from` of the list
+    /// The next `count_max` segments or more that may hold batches of these offsets of a partition, from place `from` of the list
     /// on, and the place at which to go on.
     pub(crate) fn find(
         &self,
@@ -82,7 +83,9 @@ impl SegmentMap {
             if !ends_before {
                 let clip = state.clip_of(partition, segment.id).unwrap_or(u64::MAX);
                 // A clip may lie below the log start: nothing of the segment counts then.
-                found.push((segment.clone(), offsets.start..offsets.end.min(clip).max(offsets.start)));
+                let counts = offsets.start..offsets.end.min(clip).max(offsets.start);
+                let kept = Kept::new(counts, state.given_up.of(partition, segment.id).into());
+                found.extend(kept.stretches().map(|stretch| (segment.clone(), stretch)));
             }
         }
         (found, place)

@@ -4,8 +4,8 @@ use storage::{
     PartitionId,
     codec::DecodeError,
     manifest::{
-        Clip, Cut, Edit, EpochStart, Evidence, Flush, Flushed, FlushedPartition, Intent, Merge, Partition, Refusal,
-        State,
+        Clip, Cut, Edit, EpochStart, Evidence, Flush, Flushed, FlushedPartition, GivenUp, Intent, Merge, Partition,
+        Refusal, State,
     },
     segment::{Extent, Location, SegmentId, SegmentMeta},
 };
@@ -96,6 +96,10 @@ fn edits() -> Vec<(Edit, &'static str)> {
             Edit::Begin { partition: P, base_offset: 100, lost: vec![110..120], producers: vec![0xaa, 0xbb] },
             "011007000000000000006400000000000000010000006e00000000000000780000000000000002000000aabb",
         ),
+        (
+            Edit::GiveUp { partition: P, segment: SegmentId(6), offsets: 10..20 },
+            "0111070000000000000006000000000000000a000000000000001400000000000000",
+        ),
     ]
 }
 
@@ -122,6 +126,7 @@ fn state() -> State {
         cuts: vec![Cut { salt: 0xbeef, lsn: 40, next_lsn: 50 }],
         partitions: [(P, partition), (PartitionId(9), quarantined)].into(),
         dropped: [(PartitionId(8), 60)].into(),
+        given_up: GivenUp::default(),
         clean: true,
     }
 }
@@ -135,6 +140,22 @@ const STATE: &str = concat!(
     "00000000000000140000000000000001000000b40000000000000006000000000000000002000000aabb090000000000",
     "0000000000000000000000000000000000000000000000000000000000000000000000000000000100000000",
 );
+
+/// What a snapshot with something given up has behind the rest.
+const GIVEN_UP: &str = concat!(
+    "02000000070000000000000006000000000000000a000000000000001400000000000000",
+    "0700000000000000060000000000000028000000000000003200000000000000",
+);
+
+fn state_given_up() -> State {
+    let segment = SegmentId(6);
+    State { given_up: [(P, segment, 10..20), (P, segment, 40..50)].into_iter().collect(), ..state() }
+}
+
+/// A snapshot's version is its first byte.
+fn snapshot_2() -> String {
+    format!("02{}{GIVEN_UP}", &STATE[2..])
+}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -160,6 +181,12 @@ fn the_snapshot_is_as_specified() {
 }
 
 #[test]
+fn a_snapshot_has_another_version_where_something_was_given_up() {
+    assert_eq!(hex(&state_given_up().encode()), snapshot_2());
+    assert_eq!(State::decode(&bytes(&snapshot_2())), Ok(state_given_up()));
+}
+
+#[test]
 fn nothing_may_be_missing_or_too_much() {
     let check = |whole: &[u8], decode: &dyn Fn(&[u8]) -> bool| {
         assert!(decode(whole));
@@ -172,12 +199,13 @@ fn nothing_may_be_missing_or_too_much() {
         check(&bytes(expected), &|bytes| Edit::decode(bytes).is_ok());
     }
     check(&bytes(STATE), &|bytes| State::decode(bytes).is_ok());
+    check(&bytes(&snapshot_2()), &|bytes| State::decode(bytes).is_ok());
 }
 
 #[test]
 fn later_versions_and_kinds_are_told_from_nonsense() {
     let later = |field, found, known| Err(DecodeError::Unknown { field, found, known });
     assert_eq!(Edit::decode(&[2, 1]), later("version of the edit", 2, 1));
-    assert_eq!(Edit::decode(&[1, 17]), later("kind of the edit", 17, 16));
-    assert_eq!(State::decode(&[2]).map(drop), later("version of the snapshot", 2, 1).map(|_: Edit| ()));
+    assert_eq!(Edit::decode(&[1, 18]), later("kind of the edit", 18, 17));
+    assert_eq!(State::decode(&[3]).map(drop), later("version of the snapshot", 3, 2).map(|_: Edit| ()));
 }

@@ -343,8 +343,12 @@ fn hold() {
 
 #[test]
 fn loss_accept() {
-    check(&bytes_of("loss-accept-v0-request"), 16, loss_accept::Request { partition: PartitionId(7) });
-    check(&bytes_of("loss-accept-v0-response"), 16, loss_accept::Response { lost_from: 2, lost_end: 5 });
+    let request = loss_accept::Request { partition: PartitionId(7), from_offset: 1, dry_run: true };
+    check(&bytes_of("loss-accept-v0-request"), 16, request);
+    let lost = [loss_accept::Lost { from: 2, to: 5 }];
+    let segments = [loss_accept::Segment { number: 3 }, loss_accept::Segment { number: 4 }];
+    let response = loss_accept::Response { lost: (&lost).into(), segments: (&segments).into(), next_offset: 9 };
+    check(&bytes_of("loss-accept-v0-response"), 16, response);
 }
 
 #[test]
@@ -376,6 +380,7 @@ fn topic_describe() {
         high_watermark: 2,
         log_end_offset: 2,
         refused_from: 0,
+        damaged_from: topic_describe::Partition::SOUND,
     }];
     let topics = [
         topic_describe::Topic {

@@ -198,6 +198,7 @@ impl LossError {
         match self {
             Self::UnknownPartition | Self::Log(AcceptError::Gone) => ErrorCode::UnknownPartition,
             Self::Log(AcceptError::DiskFull { .. }) => ErrorCode::StorageFull,
+            Self::Log(AcceptError::Segment(_)) => ErrorCode::PartitionRefused,
             Self::Log(AcceptError::Failed(_)) => ErrorCode::ShuttingDown,
             Self::Busy => ErrorCode::Busy,
         }

@@ -53,6 +53,10 @@ pub(crate) fn of_shard<R: Runtime>(shard: &Shard<R>) -> ShardHealth {
     if refused > 0 {
         reasons.push(format!("the log is damaged: {refused} partitions take and give nothing behind the damage"));
     }
+    let damaged = shard.partitions_damaged();
+    if damaged > 0 {
+        reasons.push(format!("segments are damaged: {damaged} partitions refuse what was in them to readers"));
+    }
     let quarantined = shard.logs.quarantined();
     if quarantined > 0 {
         reasons.push(format!(

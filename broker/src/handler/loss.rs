@@ -1,27 +1,26 @@
-//! The loss of what damage took is accepted by the shard that leads the partition.
+//! What damage took is looked for, and its loss accepted, by the shard that leads the partition.
 
-use std::{ops::Range, rc::Rc};
+use std::rc::Rc;
 
 use runtime::Runtime;
-use wire::PartitionId;
 
 use super::error::LossError;
-use crate::shard::{
-    Shard,
-    mesh::{Message, Reply, call},
+use crate::{
+    request::{Stretch, Surveyed},
+    shard::{
+        Shard,
+        mesh::{Message, Reply, call},
+    },
 };
 
-/// Gives up what damage took from a partition; which offsets are lost, if any.
-pub(crate) async fn accept<R: Runtime>(
-    shard: &Rc<Shard<R>>,
-    partition: PartitionId,
-) -> Result<Option<Range<u64>>, LossError> {
-    match shard.shard_of(partition) {
+/// Says what damage took from a stretch of a partition, and gives it up unless that was not asked for.
+pub(crate) async fn accept<R: Runtime>(shard: &Rc<Shard<R>>, stretch: Stretch) -> Surveyed {
+    match shard.shard_of(stretch.partition) {
         None => Err(LossError::UnknownPartition),
-        Some(here) if here == shard.index => accept_here(shard, partition).await,
+        Some(here) if here == shard.index => accept_here(shard, stretch).await,
         Some(there) => {
             let (reply, answer) = call();
-            if !shard.send(there, Message::AcceptLoss { partition, reply }) {
+            if !shard.send(there, Message::AcceptLoss { stretch, reply }) {
                 return Err(LossError::Busy);
             }
             answer.receive().await.unwrap_or(Err(LossError::Busy))
@@ -30,25 +29,28 @@ pub(crate) async fn accept<R: Runtime>(
 }
 
 /// The same for another shard.
-pub(crate) fn accept_for_other<R: Runtime>(
-    shard: Rc<Shard<R>>,
-    partition: PartitionId,
-    reply: Reply<Result<Option<Range<u64>>, LossError>>,
-) {
+pub(crate) fn accept_for_other<R: Runtime>(shard: Rc<Shard<R>>, stretch: Stretch, reply: Reply<Surveyed>) {
     let own = Rc::clone(&shard);
     shard.start(async move {
-        let _ = reply.try_send(accept_here(&own, partition).await);
+        let _ = reply.try_send(accept_here(&own, stretch).await);
     });
 }
 
-async fn accept_here<R: Runtime>(shard: &Shard<R>, partition: PartitionId) -> Result<Option<Range<u64>>, LossError> {
+async fn accept_here<R: Runtime>(shard: &Shard<R>, stretch: Stretch) -> Surveyed {
+    let Stretch { partition, from_offset, dry_run } = stretch;
     let led = shard.partition(partition).ok_or_else(|| {
         // It moved, or is not known here yet.
         if shard.is_known(partition) { LossError::Busy } else { LossError::UnknownPartition }
     })?;
-    let lost = led.accept_loss().await?;
-    if let Some(lost) = &lost {
-        tracing::warn!("partition {partition} goes on at offset {}: {lost:?} are given up as lost", lost.end);
+    if dry_run {
+        return Ok(led.survey(from_offset).await?);
     }
-    Ok(lost)
+    let survey = led.accept_loss(from_offset).await?;
+    for lost in &survey.lost {
+        tracing::warn!("partition {partition} goes on without offsets {} to {}: lost", lost.start, lost.end - 1);
+    }
+    for segment in &survey.segments {
+        tracing::warn!("partition {partition} goes on without what is damaged in segment {}", segment.0);
+    }
+    Ok(survey)
 }

@@ -23,7 +23,7 @@ use futures_lite::future;
 use runtime::{Instant, Runtime};
 use wire::{
     ErrorCode, PartitionId,
-    api::{Message, Request},
+    api::{Message, Request, loss_accept},
     frame::{self, Corrupt, Decoded, Frame},
     header::{HEADER_BYTES, Header as _, RequestHeader},
 };
@@ -33,7 +33,7 @@ pub(crate) use self::{large::LargeBatch, produce::encode_produced};
 use crate::{
     handler::{self, produce::Crossing},
     metrics::Metric,
-    request::FetchRequest,
+    request::{FetchRequest, Stretch},
     server::{answers::Place, connection::End, outbox::Outbox},
     shard::Shard,
 };
@@ -200,10 +200,11 @@ impl<R: Runtime> Session<R> {
                 });
             }
             Request::LossAccept(request) => {
-                let partition = request.partition;
+                let loss_accept::Request { partition, from_offset, dry_run } = request;
+                let stretch = Stretch { partition, from_offset, dry_run };
                 self.start(to, move |shard| async move {
-                    let accepted = handler::loss::accept(&shard, partition).await;
-                    move |out: &mut Answer<'_>| loss::encode(out, accepted)
+                    let surveyed = handler::loss::accept(&shard, stretch).await;
+                    move |out: &mut Answer<'_>| loss::encode(out, surveyed)
                 });
             }
             Request::Hold(request) => {

@@ -140,5 +140,6 @@ fn partition(node: Node, index: u32, placed: &PlacedPartition, status: Option<&P
         high_watermark: offsets.high_watermark,
         log_end_offset: offsets.log_end,
         refused_from: status.and_then(|status| status.refused_from).unwrap_or(0),
+        damaged_from: status.and_then(|status| status.damaged_from).unwrap_or(Partition::SOUND),
     }
 }

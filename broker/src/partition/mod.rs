@@ -3,11 +3,9 @@
 mod append;
 pub(crate) mod delayed;
 
-use std::ops::Range;
-
 use runtime::Runtime;
 use storage::{
-    AcceptError, LeaveError, Offsets, PartitionSettings, ReadError, TrimError,
+    AcceptError, LeaveError, Offsets, PartitionSettings, ReadError, Survey, TrimError,
     replica::{Ending, Origin},
 };
 
@@ -17,6 +15,9 @@ use crate::{
     meta::LogNumber,
     request::{FetchedBatches, Got, PartitionStatus},
 };
+
+/// So much of a partition is looked at for damage by one request.
+const SURVEY_BYTES: u64 = 64 << 20;
 
 /// A partition this shard leads. A clone is another handle to it.
 pub(crate) struct Partition<R: Runtime> {
@@ -119,13 +120,35 @@ impl<R: Runtime> Partition<R> {
         self.stored.refused_from()
     }
 
-    /// Gives up what damage took; which offsets are lost, if any.
-    pub(crate) async fn accept_loss(&self) -> Result<Option<Range<u64>>, AcceptError> {
-        self.stored.accept_loss().await
+    /// The first offset at which damage in a segment was met.
+    pub(crate) fn damaged_from(&self) -> Option<u64> {
+        self.stored.damaged_from()
+    }
+
+    /// What damage took of a stretch from `from` on.
+    pub(crate) async fn survey(&self, from: u64) -> Result<Survey, AcceptError> {
+        let mut survey = self.stored.survey(from, SURVEY_BYTES).await?;
+        if survey.next_offset.is_none() {
+            survey.lost.extend(self.stored.refused_offsets());
+        }
+        Ok(survey)
+    }
+
+    /// The same, and gives it up.
+    pub(crate) async fn accept_loss(&self, from: u64) -> Result<Survey, AcceptError> {
+        let mut survey = self.stored.give_up_damaged(from, SURVEY_BYTES).await?;
+        if survey.next_offset.is_none() {
+            survey.lost.extend(self.stored.accept_loss().await?);
+        }
+        Ok(survey)
     }
 
     /// What it holds.
     pub(crate) fn status(&self) -> PartitionStatus {
-        PartitionStatus { offsets: self.stored.offsets(), refused_from: self.stored.refused_from() }
+        PartitionStatus {
+            offsets: self.stored.offsets(),
+            refused_from: self.refused_from(),
+            damaged_from: self.damaged_from(),
+        }
     }
 }

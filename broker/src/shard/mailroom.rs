@@ -65,7 +65,7 @@ fn handle<R: Runtime>(shard: &Rc<Shard<R>>, arrivals: &Arrivals, orders: &Sender
             let status = |id| Some(shard.partition(id)?.status());
             let _ = reply.try_send(partitions.into_iter().map(status).collect());
         }
-        Message::AcceptLoss { partition, reply } => loss::accept_for_other(own(), partition, reply),
+        Message::AcceptLoss { stretch, reply } => loss::accept_for_other(own(), stretch, reply),
         Message::HoldMoves { hold_for, reply } => hold::hold_moves_for_other(own(), hold_for, reply),
         Message::Hold { hold_for, flush, reply } => hold::hold_for_other(own(), hold_for, flush, reply),
         Message::CreateTopic { topic, reply } => metadata::create_topic(shard, topic, reply),

@@ -3,7 +3,7 @@
 //! Every message that wants an answer carries the way back, an inbox for one. Sending never waits: a shard whose inbox
 //! is full is busy, and that is the answer. Whoever gives up drops its end, and the other side sees that.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use runtime::{
@@ -16,7 +16,7 @@ use wire::{PartitionId, TopicId};
 use crate::{
     handler::{
         delete_records::Before,
-        error::{HoldError, LossError, TopicError},
+        error::{HoldError, TopicError},
         health::ShardHealth,
         hold::HeldLog,
         list_offsets::Query,
@@ -25,7 +25,8 @@ use crate::{
     meta::{LogNumber, Snapshot, TopicPartition},
     metrics::Reading,
     request::{
-        Fetched, Got, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Topic, TopicChange, Trimmed,
+        Fetched, Got, ListedOffset, NewTopic, PartitionStatus, Position, ProduceOutcome, Stretch, Surveyed, Topic,
+        TopicChange, Trimmed,
     },
     server::connection::Arrival,
     shard::{
@@ -60,8 +61,8 @@ pub(crate) enum Message<R: Runtime> {
     DeleteRecords { before: Vec<Before>, reply: Reply<Vec<Trimmed>> },
     /// Say what these partitions hold.
     Describe { partitions: Vec<PartitionId>, reply: Reply<Vec<Option<PartitionStatus>>> },
-    /// Give up what damage took from this partition; answer which offsets are lost.
-    AcceptLoss { partition: PartitionId, reply: Reply<Result<Option<Range<u64>>, LossError>> },
+    /// Look for what damage took, and give it up unless that was not asked for.
+    AcceptLoss { stretch: Stretch, reply: Reply<Surveyed> },
     /// Move no partition for so long; answer when none moves any more.
     HoldMoves { hold_for: Duration, reply: Reply<()> },
     /// Delete no segment for so long, and flush first if `flush`.

@@ -31,7 +31,7 @@ use self::{balance::moves_left, mesh::Message, mover::Moving, pauses::Pauses, pl
 use crate::{
     handler::init_producer::ProducerIds,
     meta::{LogNumber, MetaLog},
-    metrics::{Metric, Metrics, Reading},
+    metrics::{Metric, Metrics, Named, Reading},
     partition::Partition,
     refused::Refused,
     server::{
@@ -281,26 +281,44 @@ impl<R: Runtime> Shard<R> {
 
     /// How many partitions take and give nothing behind damage.
     pub(crate) fn partitions_refused(&self) -> usize {
-        self.partitions.borrow().values().filter(|partition| partition.refused_from().is_some()).count()
+        self.count(Partition::refused_from)
+    }
+
+    /// How many partitions refuse what damage in a segment took.
+    pub(crate) fn partitions_damaged(&self) -> usize {
+        self.count(Partition::damaged_from)
     }
 
     /// The partitions that damage stopped, as many as are named one by one.
     pub(crate) fn refused(&self) -> Vec<Refused> {
-        if self.partitions_refused() == 0 {
+        self.name(Partition::refused_from)
+    }
+
+    /// Those that refuse what damage in a segment took, as many.
+    pub(crate) fn damaged(&self) -> Vec<Refused> {
+        self.name(Partition::damaged_from)
+    }
+
+    fn count(&self, from: impl Fn(&Partition<R>) -> Option<u64>) -> usize {
+        self.partitions.borrow().values().filter(|partition| from(partition).is_some()).count()
+    }
+
+    fn name(&self, from: impl Fn(&Partition<R>) -> Option<u64>) -> Vec<Refused> {
+        if self.count(&from) == 0 {
             return Vec::new();
         }
-        let mut refused = Vec::new();
+        let mut named = Vec::new();
         for topic in self.placement().topics() {
             for (partition, placed) in (0..).zip(&topic.partitions) {
-                let from = self.partitions.borrow().get(&placed.partition).and_then(Partition::refused_from);
-                refused.extend(from.map(|from| Refused { topic: topic.name.clone(), partition, from }));
+                let from = self.partitions.borrow().get(&placed.partition).and_then(&from);
+                named.extend(from.map(|from| Refused { topic: topic.name.clone(), partition, from }));
             }
-            if refused.len() >= REFUSED_NAMED_MAX {
+            if named.len() >= REFUSED_NAMED_MAX {
                 break;
             }
         }
-        refused.truncate(REFUSED_NAMED_MAX);
-        refused
+        named.truncate(REFUSED_NAMED_MAX);
+        named
     }
 
     /// All counters.
@@ -328,12 +346,13 @@ impl<R: Runtime> Shard<R> {
             (Metric::CacheReadBytes, log.cache.read_bytes),
             (Metric::CacheAheadBytes, log.cache.ahead_bytes),
             (Metric::PartitionsRefused, self.partitions_refused() as u64),
+            (Metric::PartitionsDamaged, self.partitions_damaged() as u64),
             (Metric::DiskFree, log.disk_free_bytes),
             (Metric::DiskReserve, log.disk_reserve_bytes),
             (Metric::DiskFull, log.disk_is_full.into()),
         ] {
             self.metrics.set(metric, value);
         }
-        self.metrics.read(self.refused())
+        self.metrics.read(Named { refused: self.refused(), damaged: self.damaged() })
     }
 }

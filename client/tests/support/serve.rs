@@ -231,7 +231,13 @@ impl Connection {
                 encode(header, &hold::Response { logs: (&logs).into() })
             }
             // Nothing is ever damaged here.
-            Request::LossAccept(_) => encode(header, &loss_accept::Response { lost_from: 0, lost_end: 0 }),
+            Request::LossAccept(_) => {
+                let next_offset = loss_accept::Response::END;
+                encode(
+                    header,
+                    &loss_accept::Response { lost: Default::default(), segments: Default::default(), next_offset },
+                )
+            }
             Request::TopicList(_) => list(header, &state),
             Request::TopicDescribe(request) => {
                 state.count("TopicDescribe");
@@ -478,6 +484,7 @@ fn describe(header: RequestHeader, state: &State, request: topic_describe::Reque
         high_watermark: state.logs[&partition].next,
         log_end_offset: state.logs[&partition].next,
         refused_from: 0,
+        damaged_from: u64::MAX,
     };
     let partitions: Vec<_> = (0..).zip(&topic.partitions).map(partition).collect();
     let settings: Vec<_> = topic.settings.iter().map(|(key, value)| Setting { key, value }).collect();

@@ -19,7 +19,7 @@ use crate::{
 /// So many partitions are weighed before others get a turn.
 const PARTITIONS_PER_TURN: usize = 512;
 
-/// Bytes of dead batches in each shared segment, as far as they were weighed.
+/// Bytes of dead batches in each shared segment, as far as they were weighed, and in those with damage that was given up.
 #[derive(Debug, Default)]
 pub(crate) struct Dead {
     bytes: BTreeMap<SegmentId, u64>,
@@ -67,15 +67,28 @@ pub(crate) async fn weigh<R: Runtime>(shared: &Rc<Shared<R>>) {
             shared.dead.borrow_mut().bytes.insert(segment.id, bytes);
         }
     }
+    weigh_given_up(shared);
     shared.maintained();
+}
+
+/// A segment of which something was given up is to be rewritten soon, whatever its size: only then is the damage gone.
+pub(crate) fn weigh_given_up<R: Runtime>(shared: &Shared<R>) {
+    let manifest = shared.manifest_state();
+    if manifest.given_up.is_empty() {
+        return;
+    }
+    for segment in manifest.segments.iter().filter(|segment| manifest.given_up.concerns(segment.id)) {
+        shared.dead.borrow_mut().bytes.insert(segment.id, segment.batch_bytes);
+    }
 }
 
 /// Bytes that a rewrite of the segment would free, give or take the ends of intervals.
 async fn dead_bytes<R: Runtime>(shared: &Shared<R>, id: SegmentId, reader: &SegmentReader<R>) -> u64 {
     let mut dead = 0;
     for (number, holding) in reader.footer().holdings().enumerate() {
-        let kept = shared.kept(id, holding.entry.partition).map_or(0..0, |offsets| holding.span(&offsets));
-        dead += holding.bytes() - kept.end.saturating_sub(kept.start);
+        let kept = shared.kept(id, holding.entry.partition);
+        let spans = kept.stretches().map(|offsets| holding.span(&offsets));
+        dead += holding.bytes() - spans.map(|span| span.end.saturating_sub(span.start)).sum::<u64>();
         if (number + 1).is_multiple_of(PARTITIONS_PER_TURN) {
             shared.rt.sleep(Duration::ZERO).await;
         }

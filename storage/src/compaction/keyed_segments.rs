@@ -72,7 +72,10 @@ impl KeyedSegments {
                 }
                 // Retention took it meanwhile.
                 Err(error) if error.is_missing_file() && shared.manifest_state().segments != segments => {}
-                Err(error) => shared.leave_out(unknown.id, &error),
+                Err(error) => {
+                    shared.note_damage_in(unknown.id, &error).await;
+                    shared.leave_out(unknown.id, &error);
+                }
             }
         }
     }

@@ -15,7 +15,13 @@
 //! stands earlier has the lower offsets. So a settled segment between the inputs has to be merged along if an input behind
 //! it has batches of its partition.
 
-use std::{collections::BTreeMap, ops::Range, path::Path, rc::Rc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
 
 use runtime::{Frozen, Runtime};
 use thiserror::Error;
@@ -30,6 +36,7 @@ use super::{
 };
 use crate::{
     PartitionId,
+    kept::Kept,
     segment::{
         Disorder, Planned, SegmentError, SegmentId, SegmentMeta, SegmentWriter, Segments, WriteError, plan,
         reader::{Cut, SegmentReader},
@@ -116,12 +123,11 @@ struct Output {
 
 impl<R: Runtime, K> Merge<R, K>
 where
-    K: Fn(SegmentId, PartitionId) -> Option<Range<u64>>,
+    K: Fn(SegmentId, PartitionId) -> Kept,
 {
     /// Looks at the inputs and divides what is left of them among outputs.
     ///
-    /// `keep` says which offsets of a partition in a segment still count, from the log start to the segment's clip;
-    /// `None` is a dropped partition. It is asked again when the bytes are copied, and may have become stricter by then.
+    /// `keep` says which offsets of a partition in a segment still count, none of a dropped partition. It is asked again when the bytes are copied, and may have become stricter by then.
     /// A partition that is clipped later than that has to be clipped in the outputs too.
     ///
     /// The footers of all inputs stay in memory until the merge is over, whatever the cache's limit.
@@ -255,8 +261,7 @@ where
             let mut is_indexed = !self.keyed.is_compacted(partition);
             let codec = self.keyed.compression(partition);
             for (input, cursor) in self.inputs.iter().zip(&mut cursors) {
-                let Some(offsets) = (self.keep)(input.id, partition) else { continue };
-                cursor.start(partition, offsets);
+                cursor.start(partition, (self.keep)(input.id, partition));
                 while let Some(piece) = cursor.next(self.options.read_bytes_max).await? {
                     if writer.is_none() {
                         writer = Some(self.create(dir, id, LEVEL).await?);
@@ -310,8 +315,8 @@ where
         partitions.into_iter().any(|partition| {
             self.inputs.iter().any(|input| {
                 let found = input.reader.footer().find(partition);
-                let offsets = (self.keep)(input.id, partition).unwrap_or(0..0);
-                found.is_some_and(|holding| !holding.span(&offsets).is_empty())
+                let kept = (self.keep)(input.id, partition);
+                found.is_some_and(|holding| kept.stretches().any(|offsets| !holding.span(&offsets).is_empty()))
             })
         })
     }
@@ -322,9 +327,10 @@ where
         for input in &self.inputs {
             let footer = input.reader.footer();
             for (number, entry) in footer.entries().enumerate() {
-                let offsets = (self.keep)(input.id, entry.partition);
-                let span = offsets.map_or(0..0, |offsets| footer.span(number, &offsets));
-                *sizes.entry(entry.partition).or_default() += span.end.saturating_sub(span.start);
+                let spans = (self.keep)(input.id, entry.partition);
+                let spans = spans.stretches().map(|offsets| footer.span(number, &offsets));
+                *sizes.entry(entry.partition).or_default() +=
+                    spans.map(|span| span.end.saturating_sub(span.start)).sum::<u64>();
                 if (number + 1).is_multiple_of(PARTITIONS_PER_TURN) {
                     self.rt.sleep(Duration::ZERO).await;
                 }
@@ -364,7 +370,10 @@ pub(super) struct Cursor<R: Runtime> {
     reader: Rc<SegmentReader<R>>,
     /// The first partition of the directory that was not passed yet.
     number: usize,
-    /// What is left of the partition being read: positions that may hold what counts, and the offsets that do; `None`, if
+    /// The partition being read, by its number in the directory, and the stretches of it that count and were not begun.
+    current: usize,
+    stretches: VecDeque<Range<u64>>,
+    /// What is left of the stretch being read: positions that may hold what counts, and the offsets that do; `None`, if
     /// all do.
     span: Range<u64>,
     offsets: Option<Range<u64>>,
@@ -388,12 +397,26 @@ impl<R: Runtime> Cursor<R> {
     fn new(rt: &R, input: &OpenInput<R>, last: PartitionId, pace: Option<Rc<Pace<R>>>) -> Self {
         let end = input.reader.footer().partitions_end(last);
         let (rt, id, reader) = (rt.clone(), input.id, Rc::clone(&input.reader));
-        Self { rt, id, reader, number: 0, span: 0..0, offsets: None, window: None, window_start: 0, end, pace }
+        Self {
+            rt,
+            id,
+            reader,
+            number: 0,
+            current: 0,
+            stretches: VecDeque::new(),
+            span: 0..0,
+            offsets: None,
+            window: None,
+            window_start: 0,
+            end,
+            pace,
+        }
     }
 
     /// Turns to a partition, which lies behind those before.
-    pub(super) fn start(&mut self, partition: PartitionId, offsets: Range<u64>) {
+    pub(super) fn start(&mut self, partition: PartitionId, kept: Kept) {
         self.span = 0..0;
+        self.stretches.clear();
         let footer = self.reader.footer();
         while let Some(entry) = footer.entry(self.number) {
             if entry.partition > partition {
@@ -402,8 +425,8 @@ impl<R: Runtime> Cursor<R> {
             let number = self.number;
             self.number += 1;
             if entry.partition == partition {
-                self.span = footer.span(number, &offsets);
-                self.offsets = (!entry.is_within(&offsets)).then_some(offsets);
+                self.current = number;
+                self.stretches.extend(kept.stretches());
                 return;
             }
         }
@@ -412,7 +435,7 @@ impl<R: Runtime> Cursor<R> {
 
     /// The next batches of the partition that count.
     pub(super) async fn next(&mut self, bytes_max: usize) -> Result<Option<Piece<R::Frozen>>, MergeError> {
-        while !self.span.is_empty() {
+        while !self.span.is_empty() || self.begin_stretch() {
             if !self.window_holds(self.span.start) {
                 self.read_window(bytes_max).await?;
             }
@@ -427,6 +450,20 @@ impl<R: Runtime> Cursor<R> {
             }
         }
         Ok(None)
+    }
+
+    /// Turns to the next stretch that holds anything, if there is one.
+    fn begin_stretch(&mut self) -> bool {
+        let footer = self.reader.footer();
+        while let Some(offsets) = self.stretches.pop_front() {
+            self.span = footer.span(self.current, &offsets);
+            if !self.span.is_empty() {
+                let is_within = footer.entry(self.current).is_some_and(|entry| entry.is_within(&offsets));
+                self.offsets = (!is_within).then_some(offsets);
+                return true;
+            }
+        }
+        false
     }
 
     fn window_holds(&self, position: u64) -> bool {
@@ -446,7 +483,11 @@ impl<R: Runtime> Cursor<R> {
             Some(pace) => pace.take(end - start).await?,
             None => self.rt.sleep(Duration::ZERO).await,
         }
-        let window = self.reader.verified(start..end).await;
+        let window = match self.reader.verified(start..end).await {
+            // What is damaged may be what was given up.
+            Err(_) if self.span.end < end => self.reader.verified(start..self.span.end).await,
+            window => window,
+        };
         self.window = Some(window.map_err(unreadable(self.id))?);
         self.window_start = start;
         Ok(())

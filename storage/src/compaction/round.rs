@@ -4,7 +4,7 @@
 //! What the round reached becomes clean segments; what lies behind, because memory was full or a batch is too young, is
 //! copied as it is and stays for the next round. Both are written side by side, in one pass.
 
-use std::{ops::Range, path::Path};
+use std::path::Path;
 
 use runtime::{Frozen, Runtime};
 use wire::record::{Batch, Batches};
@@ -18,12 +18,13 @@ use super::{
 };
 use crate::{
     PartitionId,
+    kept::Kept,
     segment::{SegmentId, SegmentMeta, SegmentWriter},
 };
 
 impl<R: Runtime, K> Merge<R, K>
 where
-    K: Fn(SegmentId, PartitionId) -> Option<Range<u64>>,
+    K: Fn(SegmentId, PartitionId) -> Kept,
 {
     /// Writes what becomes of `partitions`, one of `rounds` each, into segments of some of these `ids`.
     pub(super) async fn write_rounds(
@@ -61,8 +62,7 @@ where
         let holdings = holdings.filter_map(|input| input.reader.footer().find(partition));
         latest.restart(holdings.map(|holding| holding.entry.next_offset - holding.entry.base_offset).sum());
         for (input, cursor) in self.inputs.iter().zip(cursors).filter(|(input, _)| is_dirty(input)) {
-            let Some(offsets) = (self.keep)(input.id, partition) else { continue };
-            cursor.start(partition, offsets);
+            cursor.start(partition, (self.keep)(input.id, partition));
             while let Some(piece) = cursor.next(self.options.read_bytes_max.min(ROUND_READ_BYTES)).await? {
                 let mut position = piece.position;
                 for batch in Batches::new(&piece.bytes) {
@@ -95,7 +95,7 @@ struct Pass<'a, 'ids, R: Runtime, K> {
 
 impl<R: Runtime, K> Pass<'_, '_, R, K>
 where
-    K: Fn(SegmentId, PartitionId) -> Option<Range<u64>>,
+    K: Fn(SegmentId, PartitionId) -> Kept,
 {
     async fn run(&mut self, cursors: &mut [Cursor<R>]) -> Result<(), MergeError> {
         let (merge, partition) = (self.merge, self.partition);
@@ -103,8 +103,7 @@ where
         // The last batch keeps its place, so that reading up to it gets on; which one that is shows only behind it.
         let mut held: Option<(&OpenInput<R>, Piece<R::Frozen>)> = None;
         for (input, cursor) in merge.inputs.iter().zip(cursors) {
-            let Some(offsets) = (merge.keep)(input.id, partition) else { continue };
-            cursor.start(partition, offsets);
+            cursor.start(partition, (merge.keep)(input.id, partition));
             while let Some(piece) = cursor.next(merge.options.read_bytes_max.min(ROUND_READ_BYTES)).await? {
                 let mut at = 0;
                 for batch in Batches::new(&piece.bytes) {
@@ -181,7 +180,7 @@ impl<'a, R: Runtime> Series<'a, R> {
         batches: &[u8],
     ) -> Result<(), MergeError>
     where
-        K: Fn(SegmentId, PartitionId) -> Option<Range<u64>>,
+        K: Fn(SegmentId, PartitionId) -> Kept,
     {
         let is_full = |writer: &SegmentWriter<R>| writer.batch_bytes() >= ROUND_SEGMENT_BYTES;
         if !self.ids.is_empty()

@@ -78,6 +78,10 @@ pub fn pick(
     flushed.sort_by_key(|segment| segment.id);
     let (settled, mut unsettled): (Vec<_>, Vec<_>) =
         flushed.into_iter().partition(|segment| is_settled(segment, options));
+    // Retention frees it whole, so what is dead in it was given up as damaged.
+    if let Some(segment) = settled.iter().find(|segment| is_half_dead(segment)) {
+        return alone(segment);
+    }
     unsettled.truncate(options.merge_inputs);
     if unsettled.len() < options.merge_inputs {
         let Some(last) = unsettled.iter().rposition(|segment| is_half_dead(segment)) else {

@@ -146,7 +146,7 @@ impl Work {
         let truncations = shared.manifest.truncations();
         let merge = match Merge::plan_keyed(&shared.segments, &shared.rt, &self.inputs, keep, keyed, options).await {
             Ok(merge) => merge.paced(Pace::new(&shared.rt, Box::new(Writing(Rc::downgrade(shared))))),
-            Err(error) => return Ok(goes_on(shared, &error)),
+            Err(error) => return Ok(goes_on(shared, &error).await),
         };
         disk_space::look(shared).await;
         let freed = self.inputs.iter().map(|input| input.meta.bytes).sum();
@@ -180,7 +180,7 @@ impl Work {
                 return Ok(true);
             }
             Err(error) => {
-                let goes_on = goes_on(shared, &error);
+                let goes_on = goes_on(shared, &error).await;
                 let _alone = shared.maintenance.lock().await;
                 shared.abandon(intent).await?;
                 return Ok(goes_on);
@@ -222,7 +222,7 @@ impl Work {
 }
 
 /// Whether compaction goes on after a merge that did not come to its end.
-fn goes_on<R: Runtime>(shared: &Shared<R>, error: &MergeError) -> bool {
+async fn goes_on<R: Runtime>(shared: &Shared<R>, error: &MergeError) -> bool {
     match error {
         MergeError::Closing => false,
         MergeError::Write(error) => {
@@ -231,7 +231,12 @@ fn goes_on<R: Runtime>(shared: &Shared<R>, error: &MergeError) -> bool {
         }
         // A deletion took it meanwhile.
         MergeError::Read { segment, source } if source.is_missing_file() && !shared.is_live(*segment) => true,
-        MergeError::Read { segment, .. } | MergeError::Overlap { segment, .. } => {
+        MergeError::Read { segment, source } => {
+            shared.note_damage_in(*segment, source).await;
+            shared.leave_out(*segment, error);
+            true
+        }
+        MergeError::Overlap { segment, .. } => {
             shared.leave_out(*segment, error);
             true
         }

@@ -14,6 +14,7 @@ use crate::{
     PartitionId,
     group::{Entry, EntryKind, Group},
     journal::FileName,
+    kept::Kept,
     manifest::Manifest,
     segment::{self, SegmentError, SegmentMeta, reader::SegmentReader},
     wal::parse_file_name,
@@ -94,9 +95,12 @@ pub async fn dump_partition<R: Runtime>(
     let segments = segment::directory(dir);
     for meta in state.segments.iter().filter(|meta| meta.extent.may_hold(partition)) {
         let clip = state.clip_of(partition, meta.id).unwrap_or(u64::MAX);
-        let of = Of { partition, offsets: offsets.clone(), clip };
-        if !dump_run(rt, &segments, log_id, meta, &of, &mut show).await {
-            return Ok(());
+        let kept = Kept::new(offsets.clone(), state.given_up.of(partition, meta.id).into());
+        for offsets in kept.stretches() {
+            let of = Of { partition, offsets, clip };
+            if !dump_run(rt, &segments, log_id, meta, &of, &mut show).await {
+                return Ok(());
+            }
         }
     }
     let wal_dir = dir.join("wal");

@@ -78,6 +78,16 @@ pub enum Edit {
         /// Which offsets.
         offsets: Range<u64>,
     },
+    /// An operator gives up what damage touches of a partition in a segment: nothing of these offsets is read there any more.
+    /// Which of them hold something that is lost by that, a [`Self::Lost`] beside it says.
+    GiveUp {
+        /// The partition.
+        partition: PartitionId,
+        /// The segment; a live one, or this says nothing.
+        segment: SegmentId,
+        /// Which offsets.
+        offsets: Range<u64>,
+    },
     /// Data of a partition was found that metadata does not know.
     Quarantine {
         /// The partition.
@@ -219,6 +229,10 @@ impl Edit {
                 lost.iter().for_each(|offsets| fields::put_offsets(&mut out, offsets));
                 put_bytes(&mut out, producers);
             }
+            Self::GiveUp { partition, segment, offsets } => {
+                put_u64s(&mut out, [partition.0, segment.0]);
+                fields::put_offsets(&mut out, offsets);
+            }
         }
         out
     }
@@ -247,12 +261,16 @@ impl Edit {
             13 => Self::Quarantine { partition: fields::partition(r)? },
             14 => Self::Drop { partition: fields::partition(r)?, lsn: r.u64("LSN")? },
             15 => Self::Clean { last_lsn: r.u64("last LSN")?, next_lsn: r.u64("next LSN")? },
-            _ => Self::Begin {
+            16 => Self::Begin {
                 partition: fields::partition(r)?,
                 base_offset: r.u64("base offset")?,
                 lost: r.list("count of lost ranges", 16, fields::offsets)?,
                 producers: r.bytes("producers")?.to_vec(),
             },
+            _ => {
+                let (partition, segment, offsets) = fields::given_up(r)?;
+                Self::GiveUp { partition, segment, offsets }
+            }
         };
         reader.finish()?;
         Ok(edit)
@@ -276,13 +294,14 @@ impl Edit {
             Self::Quarantine { .. } => 13,
             Self::Drop { .. } => 14,
             Self::Clean { .. } => 15,
-            Self::Begin { .. } => KIND_MAX,
+            Self::Begin { .. } => 16,
+            Self::GiveUp { .. } => KIND_MAX,
         }
     }
 }
 
 /// The highest kind of edit.
-const KIND_MAX: u8 = 16;
+const KIND_MAX: u8 = 17;
 
 impl Flush {
     fn encode(&self, out: &mut Vec<u8>) {

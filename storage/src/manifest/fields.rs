@@ -128,6 +128,10 @@ pub(super) fn offsets(reader: &mut Reader<'_>) -> Result<Range<u64>, DecodeError
     Ok(reader.u64("first offset")?..reader.u64("next offset")?)
 }
 
+pub(super) fn given_up(reader: &mut Reader<'_>) -> Result<(PartitionId, SegmentId, Range<u64>), DecodeError> {
+    Ok((partition(reader)?, segment_id(reader)?, offsets(reader)?))
+}
+
 pub(super) fn put_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
     put_u64(out, refusal.from);
     out.push(refusal.evidence as u8);

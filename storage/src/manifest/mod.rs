@@ -10,6 +10,7 @@
 
 mod edit;
 mod fields;
+mod given_up;
 mod snapshot;
 mod state;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::{
     segment::SegmentId,
 };
 pub use edit::{Edit, Flush, Flushed, FlushedPartition, INTENT_SEGMENTS_MAX, Intent, Merge};
+pub use given_up::{ALL_OFFSETS, GivenUp};
 pub use state::{Clip, Cut, EpochStart, Evidence, Fate, Inconsistent, Partition, Refusal, State};
 pub(crate) use state::{add_lost, cut_lost};
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     edit::{Flushed, INTENT_SEGMENTS_MAX},
     fields::{self, put_u64, put_u64s},
+    given_up::GivenUp,
     state::{Partition, State},
 };
 use crate::{
@@ -12,13 +13,16 @@ use crate::{
     segment::SegmentId,
 };
 
-/// Version of the encoding.
-const VERSION: u8 = 1;
+/// Version of the encoding: without what was given up of segments, which hardly any log has …
+const VERSION_WHOLE: u8 = 1;
+/// … and with it.
+const VERSION: u8 = 2;
 
 impl State {
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION, self.clean.into()];
+        let version = if self.given_up.is_empty() { VERSION_WHOLE } else { VERSION };
+        let mut out = vec![version, self.clean.into()];
         put_u64s(&mut out, [self.next_segment.0, self.flushed.salt, self.flushed.lsn, self.next_lsn]);
         fields::put_segments(&mut out, &self.segments);
         put_count(&mut out, self.intents.len());
@@ -37,6 +41,13 @@ impl State {
             put_u64(&mut out, id.0);
             partition.encode(&mut out);
         }
+        if version > VERSION_WHOLE {
+            put_count(&mut out, self.given_up.iter().count());
+            for (partition, segment, offsets) in self.given_up.iter() {
+                put_u64s(&mut out, [partition.0, segment.0]);
+                fields::put_offsets(&mut out, &offsets);
+            }
+        }
         out
     }
 
@@ -47,7 +58,7 @@ impl State {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let r = &mut reader;
-        r.number("version of the snapshot", VERSION)?;
+        let version = r.number("version of the snapshot", VERSION)?;
         let state = Self {
             clean: r.bool("clean")?,
             next_segment: fields::segment_id(r)?,
@@ -61,6 +72,10 @@ impl State {
             partitions: r.list("count of partitions", Partition::BYTES_MIN, |r| {
                 Ok((fields::partition(r)?, Partition::decode(r)?))
             })?,
+            given_up: match version {
+                VERSION_WHOLE => GivenUp::default(),
+                _ => r.list("count of what was given up", 32, fields::given_up)?,
+            },
         };
         reader.finish()?;
         Ok(state)

@@ -11,9 +11,13 @@ use std::{
 use runtime::sabotage::planted;
 use thin_vec::{ThinVec, thin_vec};
 
-use super::edit::{Edit, Flush, Flushed, FlushedPartition, Intent, Merge};
+use super::{
+    edit::{Edit, Flush, Flushed, FlushedPartition, Intent, Merge},
+    given_up::{ALL_OFFSETS, GivenUp},
+};
 use crate::{
     PartitionId,
+    kept::Kept,
     segment::{Extent, SegmentId, SegmentMeta},
 };
 
@@ -39,6 +43,8 @@ pub struct State {
     /// Partitions dropped by WAL groups that have not been flushed yet, with the LSN of the group: replay and flush
     /// ignore what they find of them.
     pub dropped: BTreeMap<PartitionId, u64>,
+    /// What was given up of damaged segments.
+    pub given_up: GivenUp,
     /// Whether the log was stopped cleanly and not been opened since: then no WAL file needs to be read.
     pub clean: bool,
 }
@@ -221,7 +227,9 @@ impl State {
             Edit::Begin { partition, base_offset, lost, producers } => {
                 self.begin(partition, base_offset, lost, producers);
             }
+            Edit::GiveUp { partition, segment, offsets } => self.give_up(partition, segment, offsets),
         }
+        self.forget_given_up();
         Ok(())
     }
 
@@ -262,6 +270,15 @@ impl State {
         } else {
             Fate::Unknown
         }
+    }
+
+    /// The offsets of a partition in a segment that count: from the log start to the clip, without what was given up. None
+    /// of a partition that is gone.
+    pub fn kept(&self, segment: SegmentId, partition: PartitionId) -> Kept {
+        let Some(known) = self.partitions.get(&partition) else { return Kept::default() };
+        // A clip may lie below the log start: nothing of the segment counts then.
+        let end = known.clip_of(segment).unwrap_or(u64::MAX).max(known.log_start);
+        Kept::new(known.log_start..end, self.given_up.of(partition, segment).into())
     }
 
     /// Where the data of `partition` in segment `id` ends because of a truncation; `None` if it is whole.
@@ -352,17 +369,34 @@ impl State {
         self.forget_clips();
     }
 
+    fn give_up(&mut self, partition: PartitionId, segment: SegmentId, offsets: Range<u64>) {
+        let is_live = self.segments.iter().any(|live| live.id == segment);
+        if is_live && self.partitions.contains_key(&partition) {
+            self.given_up.add(partition, segment, offsets);
+            self.retire_void(partition);
+        }
+    }
+
+    /// Forgets what was given up of partitions and segments that are gone.
+    fn forget_given_up(&mut self) {
+        if self.given_up.is_empty() {
+            return;
+        }
+        let live: BTreeSet<_> = self.segments.iter().map(|segment| segment.id).collect();
+        let partitions = &self.partitions;
+        self.given_up.retain(|partition, segment| partitions.contains_key(&partition) && live.contains(&segment));
+    }
+
     fn drop_partition(&mut self, partition: PartitionId) {
         self.partitions.remove(&partition);
         self.retire_void(partition);
     }
 
-    /// Declares own segments of a partition obsolete that hold nothing of it any more.
+    /// Declares segments obsolete in which a partition was the last to have anything.
     fn retire_void(&mut self, of: PartitionId) {
         let mut segments = std::mem::take(&mut self.segments);
         segments.retain(|segment| {
-            let void =
-                matches!(segment.extent, Extent::Own { partition, .. } if partition == of) && self.is_void(segment);
+            let void = segment.extent.may_hold(of) && self.is_void(segment);
             if void {
                 self.obsolete.insert(segment.id);
             }
@@ -371,12 +405,26 @@ impl State {
         self.segments = segments;
     }
 
-    /// Whether all of a segment is behind a log start or a truncation, or its partition gone. A shared one never is:
-    /// what is dead in it goes when it is merged.
+    /// Whether all of a segment is behind a log start or a truncation, or given up, or its partition gone. Of a shared one
+    /// that can be read nobody knows without looking: what is dead in it goes when it is merged.
     fn is_void(&self, segment: &SegmentMeta) -> bool {
-        let Extent::Own { partition: id, base_offset, next_offset } = segment.extent else { return false };
-        let Some(partition) = self.partitions.get(&id) else { return true };
-        next_offset <= partition.log_start || self.clip_of(id, segment.id).is_some_and(|end| end <= base_offset)
+        match segment.extent {
+            Extent::Own { partition: id, base_offset, next_offset } => {
+                let Some(partition) = self.partitions.get(&id) else { return true };
+                next_offset <= partition.log_start
+                    || partition.clip_of(segment.id).is_some_and(|end| end <= base_offset)
+                    || self.given_up.covers(id, segment.id, &(base_offset..next_offset))
+            }
+            Extent::Shared { first, last } => {
+                let is_given_up = |id: PartitionId| self.given_up.covers(id, segment.id, &ALL_OFFSETS);
+                let gives_up =
+                    |(&id, known): (&PartitionId, &Partition)| is_given_up(id) || known.clip_of(segment.id) == Some(0);
+                // Unless somebody found that it cannot be read, it goes when it is merged.
+                self.given_up.concerns(segment.id)
+                    && self.partitions.range(first..=last).all(gives_up)
+                    && self.partitions.range(first..=last).any(|(&id, _)| is_given_up(id))
+            }
+        }
     }
 
     /// Forgets the clips that no segment can need any more, written or being written.

@@ -59,6 +59,23 @@ impl SegmentError {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
+    /// Whether the file is at fault, so that reading again gives nothing else, and neither does another program.
+    pub(crate) fn is_damage(&self) -> bool {
+        /// Linux's EIO.
+        const BAD_SECTOR: i32 = 5;
+        match self {
+            Self::Io { source, .. } => {
+                let is_short = matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof);
+                is_short || source.raw_os_error() == Some(BAD_SECTOR)
+            }
+            // A later program reads it.
+            Self::Format {
+                source: FormatError::UnknownVersion { .. } | FormatError::UnknownSection { .. }, ..
+            } => false,
+            Self::Length { .. } | Self::Format { .. } | Self::Batch { .. } => true,
+        }
+    }
+
     pub(crate) fn io(file: &Path, position: u64, bytes: u64) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { file: file.display().to_string(), position, bytes, source }
     }

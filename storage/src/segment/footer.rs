@@ -341,11 +341,49 @@ impl Holding<'_> {
         self.offsets.entry(start).position..end
     }
 
+    /// The numbers of the intervals of its offset index that hold anything with an offset in `offsets`.
+    pub(crate) fn intervals(&self, offsets: &Range<u64>) -> Range<usize> {
+        if offsets.is_empty() || offsets.start >= self.entry.next_offset {
+            return 0..0;
+        }
+        self.offsets.floor(offsets.start).unwrap_or(0)..self.offsets.ceiling(offsets.end)
+    }
+
+    /// The first of these intervals, and those behind it that end before `position_max`.
+    pub(crate) fn run(&self, numbers: Range<usize>, position_max: u64) -> IntervalRun {
+        let start = numbers.start;
+        let more = (start + 1..numbers.end).take_while(|&last| self.interval_start(last + 1).1 <= position_max).count();
+        let numbers = start..start + 1 + more;
+        let (from, to) = (self.interval_start(numbers.start), self.interval_start(numbers.end));
+        IntervalRun { numbers, offsets: from.0..to.0, positions: from.1..to.1 }
+    }
+
+    /// Offset and position at which an interval starts; those behind the last batch for the one behind the last.
+    pub(crate) fn interval_start(&self, number: usize) -> (u64, u64) {
+        if number < self.offsets.len() {
+            let entry = self.offsets.entry(number);
+            (entry.offset, entry.position)
+        } else {
+            (self.entry.next_offset, self.end)
+        }
+    }
+
     /// The last leader epoch at or below `leader_epoch` and the offset at which it ends here, when nothing from
     /// `end_offset` on counts; `None` when every epoch below that is a later one.
     pub fn epoch_end(&self, leader_epoch: i32, end_offset: u64) -> Option<(i32, u64)> {
         self.epochs.end_of(leader_epoch, end_offset.min(self.entry.next_offset))
     }
+}
+
+/// Consecutive intervals of an offset index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IntervalRun {
+    /// Which.
+    pub(crate) numbers: Range<usize>,
+    /// Where their batches lie, in bytes from the start of the file.
+    pub(crate) positions: Range<u64>,
+    /// The offsets from the first batch to the batch behind them.
+    pub(crate) offsets: Range<u64>,
 }
 
 /// Proves a section this program knows; refuses one it needs and does not know; leaves the others alone.

@@ -64,11 +64,12 @@ impl<R: Runtime> SegmentReader<R> {
         let Some(table) = self.footer().key_table(partition) else {
             return self.walk_for_key(partition, offsets, key).await;
         };
-        let resident = self.resident_keys(partition, table).await?;
-        if !resident.filter().may_hold(hash) {
-            return Ok(None);
-        }
-        for offset in self.offsets_of_hash(&resident, hash).await? {
+        let found = match self.offsets_of_hash(partition, table, hash).await {
+            // What the table says, the batches say too.
+            Err(error) if error.is_damage() => return self.walk_for_key(partition, offsets, key).await,
+            found => found?,
+        };
+        for offset in found {
             if offset < offsets.start {
                 return Ok(None);
             }
@@ -86,7 +87,16 @@ impl<R: Runtime> SegmentReader<R> {
     }
 
     /// Offsets of the entries of a hash, latest first: one, unless two keys have the same.
-    async fn offsets_of_hash(&self, resident: &ResidentKeys, hash: KeyHash) -> Result<Vec<u64>, SegmentError> {
+    async fn offsets_of_hash(
+        &self,
+        partition: PartitionId,
+        table: Table,
+        hash: KeyHash,
+    ) -> Result<Vec<u64>, SegmentError> {
+        let resident = self.resident_keys(partition, table).await?;
+        if !resident.filter().may_hold(hash) {
+            return Ok(Vec::new());
+        }
         let pages = key_index::pages_of(resident.fences(), hash.high);
         let mut offsets = Vec::new();
         for page in pages {

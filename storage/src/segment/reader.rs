@@ -196,14 +196,21 @@ impl<R: Runtime> SegmentReader<R> {
         reader: &mut Reader,
         partition: PartitionId,
         offsets: Range<u64>,
-        bytes_max: usize,
+        mut bytes_max: usize,
     ) -> Result<Option<(Run<R::Frozen>, Range<u64>)>, SegmentError> {
         let Some(holding) = self.footer.find(partition) else { return Ok(None) };
         let mut span = holding.span(&offsets);
         while !span.is_empty() {
             let limit = span.start.saturating_add(bytes_max as u64);
             let end = self.footer.batch_end(span.start, limit).min(span.end);
-            let pieces = self.cache.read(self, span.start..end, reader).await?;
+            let pieces = match self.cache.read(self, span.start..end, reader).await {
+                // What lies in front of damage is sound.
+                Err(error) if error.is_damage() && end > self.footer.batch_end(span.start, 0) => {
+                    bytes_max = (end - span.start) as usize / 2;
+                    continue;
+                }
+                pieces => pieces?,
+            };
             if let Some(cut) = self.cut(&pieces, span.start, &offsets, bytes_max)? {
                 let Cut { range, base_offset, next_offset } = cut;
                 let rest = span.start + range.end as u64..span.end;

@@ -195,3 +195,33 @@ fn a_partition_without_a_table_is_walked() {
         assert_eq!(found.offset(), first_of_last + 7);
     });
 }
+
+/// What a table says the batches say too: damage to it makes a lookup slow, not impossible.
+#[test]
+fn a_damaged_table_is_walked_around() {
+    let simulation = Simulation::new(3);
+    let node = simulation.add_node();
+    let disk = simulation.disk(node);
+    let lived = simulation.block_on(node, async move |rt: SimRuntime| {
+        let partition = PartitionId(1);
+        // So many that the table ends in a block behind those of the batches.
+        for count in 200.. {
+            let batches: Vec<KeyedBatch> = (0..count).map(|n| vec![(Some((n % 200) as u8), Some(n)); 4]).collect();
+            let meta = write(&rt, &KeyedModel::from([(partition, (true, batches.clone()))])).await;
+            let (batches_end, table_end) = (4096 + meta.batch_bytes, meta.footer_position - 1);
+            if table_end / (64 << 10) == batches_end / (64 << 10) {
+                rt.remove_file(&Path::new(DIR).join(file_name(ID))).await.unwrap();
+                continue;
+            }
+            disk.flip_byte(format!("{DIR}/{}", file_name(ID)), table_end);
+            let segments = segments(&rt);
+            for key in [0, 77, 199] {
+                let last = last_of_key(&segments, &meta, partition, 0..u64::MAX, key).await.unwrap();
+                let found = last.map(|last| last.offset());
+                assert_eq!(found, expected(&batches, &(0..u64::MAX), key).map(|(offset, _)| offset));
+            }
+            return;
+        }
+    });
+    lived.unwrap();
+}

@@ -102,6 +102,7 @@ async fn merge<K>(
 where
     K: Fn(SegmentId, PartitionId) -> Option<Range<u64>>,
 {
+    let keep = move |segment: SegmentId, partition: PartitionId| keep(segment, partition).into();
     let merge = Merge::plan(&segments(rt), rt, inputs, keep, OPTIONS).await?;
     let ids: Vec<_> = (FIRST_OUTPUT..).take(merge.outputs()).map(SegmentId).collect();
     let outputs = merge.run(Path::new(DIR), &ids).await?;
@@ -257,7 +258,7 @@ fn a_partition_dropped_while_the_merge_runs_leaves_no_file() {
         let models: Vec<_> = (0..4).map(|number| one_batch(1, number * 10, 100)).collect();
         let inputs = MergeInputs { unsettled: write_all(&rt, &models).await, between: Vec::new() };
         let dropped = Rc::new(std::cell::Cell::new(false));
-        let keep = |_: SegmentId, _: PartitionId| (!dropped.get()).then_some(0..u64::MAX);
+        let keep = |_: SegmentId, _: PartitionId| (!dropped.get()).then_some(0..u64::MAX).into();
         let merge = Merge::plan(&segments(&rt), &rt, &inputs, keep, OPTIONS).await.unwrap();
         dropped.set(true);
         merge.run(Path::new(DIR), &[SegmentId(FIRST_OUTPUT)]).await.unwrap()
@@ -344,7 +345,8 @@ fn inputs_are_read_once_from_front_to_back() {
         }
         let before = counted.ops(runtime::sim::disk::OpKind::Read);
         let inputs = MergeInputs { unsettled: inputs, between: Vec::new() };
-        let merge = Merge::plan(&segments(&rt), &rt, &inputs, everything, Options::default()).await.unwrap();
+        let keep = |segment, partition| everything(segment, partition).into();
+        let merge = Merge::plan(&segments(&rt), &rt, &inputs, keep, Options::default()).await.unwrap();
         let ids = [SegmentId(FIRST_OUTPUT)];
         let outputs = merge.run(Path::new(DIR), &ids).await.unwrap();
         assert!(matches!(outputs[0].extent, Extent::Shared { first: PartitionId(0), last: PartitionId(399) }));
@@ -382,7 +384,7 @@ fn damage_in_what_does_not_count_does_no_harm() {
     simulation.disk(node).flip_byte(format!("{DIR}/{}", file_name(SegmentId(1))), 150_000);
     let merged = simulation.block_on(node, async move |rt| {
         let inputs = MergeInputs { unsettled: inputs.unwrap(), between: Vec::new() };
-        let keep = |_: SegmentId, partition: PartitionId| (partition == PartitionId(1)).then_some(0..u64::MAX);
+        let keep = |_: SegmentId, partition: PartitionId| (partition == PartitionId(1)).then_some(0..u64::MAX).into();
         let merge = Merge::plan(&segments(&rt), &rt, &inputs, keep, Options::default()).await.unwrap();
         merge.run(Path::new(DIR), &[SegmentId(FIRST_OUTPUT)]).await
     });

@@ -62,6 +62,14 @@ pub struct Partition {
     pub log_end_offset: u64,
     /// With `PartitionRefused`: the first offset that cannot be proven; what lies below is served. Otherwise 0.
     pub refused_from: u64,
+    /// The first offset at which damage in a segment was met: reads of it are refused, all else is served.
+    /// [`Self::SOUND`] where none was.
+    pub damaged_from: u64,
+}
+
+impl Partition {
+    /// No damage is known.
+    pub const SOUND: u64 = u64::MAX;
 }
 
 impl<'a> Message<'a> for Request<'a> {
@@ -115,7 +123,7 @@ impl<'a> Item<'a> for Topic<'a> {
 }
 
 impl<'a> Item<'a> for Partition {
-    const BYTES_MIN: usize = 56;
+    const BYTES_MIN: usize = 64;
 
     fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self {
@@ -129,6 +137,7 @@ impl<'a> Item<'a> for Partition {
             high_watermark: reader.u64("high_watermark")?,
             log_end_offset: reader.u64("log_end_offset")?,
             refused_from: reader.u64("refused_from")?,
+            damaged_from: reader.u64("damaged_from")?,
         })
     }
 
@@ -143,5 +152,6 @@ impl<'a> Item<'a> for Partition {
         writer.u64(self.high_watermark);
         writer.u64(self.log_end_offset);
         writer.u64(self.refused_from);
+        writer.u64(self.damaged_from);
     }
 }

@@ -350,6 +350,8 @@ struct ShownPartition {
     log_end_offset: u64,
     /// The first offset that cannot be proven, where the log is damaged.
     refused_from: Option<u64>,
+    /// The first offset at which damage in a segment was met, which is refused to readers.
+    damaged_from: Option<u64>,
 }
 
 impl From<&TopicDescription> for Shown {
@@ -365,6 +367,7 @@ impl From<&TopicDescription> for Shown {
             high_watermark: partition.high_watermark,
             log_end_offset: partition.log_end_offset,
             refused_from: partition.refused_from,
+            damaged_from: partition.damaged_from,
         };
         Self {
             name: topic.name.clone(),
@@ -396,9 +399,10 @@ impl Shown {
                 partition.high_watermark,
                 partition.log_end_offset,
             ];
-            let state = match (partition.error, partition.refused_from) {
-                (_, Some(from)) => format!("damaged from {from} on"),
-                (error, None) => error.unwrap_or("ok").to_owned(),
+            let state = match (partition.refused_from, partition.damaged_from) {
+                (Some(from), _) => format!("damaged from {from} on"),
+                (None, Some(from)) => format!("damaged at {from}"),
+                (None, None) => partition.error.unwrap_or("ok").to_owned(),
             };
             let texts = [partition.partition.to_string(), state];
             texts.into_iter().chain(numbers.iter().map(u64::to_string)).collect()

@@ -103,10 +103,10 @@ fn damage_is_named_and_its_loss_accepted() {
     broker.fails(&accept, 2, &["--yes"]);
     broker.fails(&["doctor", "--accept-loss", "orders/0", "--yes"], 4, &["orders/0 is not damaged"]);
     broker.fails(&["doctor", "--accept-loss", "orders/7", "--yes"], 3, &["no partition 7"]);
-    assert_eq!(broker.ok(&[&accept[..], &["--dry-run"]].concat(), ""), "would give up orders/1 from offset 1 on\n");
+    assert_eq!(broker.ok(&[&accept[..], &["--dry-run"]].concat(), ""), "would give up offsets 1 to 2 of orders/1\n");
     assert_eq!(partition(&broker, 1)["error"], "PartitionRefused", "a dry run changes nothing");
     let accepted = broker.ok(&[&accept[..], &["--yes"]].concat(), "");
-    assert_eq!(accepted, "orders/1: offsets 1 to 3 are given up, it goes on at 3\n");
+    assert_eq!(accepted, "gave up offsets 1 to 2 of orders/1\n");
 
     // It serves at once, and consumers hear of what is lost.
     broker.ok(&["produce", "orders", "-p", "1"], "after the loss\n");
@@ -118,7 +118,7 @@ fn damage_is_named_and_its_loss_accepted() {
     let broker = Served::start(dir.path());
     check_after_loss(&broker, "before\nafter the loss\n");
     assert!(metrics(&broker).contains("streambus_partitions_refused{shard=\"0\"} 0"));
-    assert_eq!(broker.ok(&["doctor"], ""), "no partition is refused\n");
+    assert_eq!(broker.ok(&["doctor"], ""), "no damage is known\n");
 }
 
 fn check_after_loss(broker: &Served, records: &str) {
@@ -166,6 +166,52 @@ fn damage_in_a_segment_refuses_what_it_holds_and_skips_nothing() {
     assert!(!printed.contains("behind"), "something was skipped: {printed}");
     broker.ok(&["produce", "orders", "-p", "0"], "two\n");
     assert_eq!(broker.ok(&["consume", "orders", "-p", "0", "-o", "2"], ""), "two\n");
+    // The partition takes records all the while; what the read met is named everywhere.
+    broker.ok(&["produce", "orders", "-p", "1"], "after\n");
+    let damaged = partition(&broker, 1);
+    assert_eq!((&damaged["error"], &damaged["damaged_from"]), (&Value::Null, &0.into()), "{damaged}");
+    assert!(broker.ok(&["topic", "describe", "orders"], "").contains("damaged at 0"));
+    let text = metrics(&broker);
+    for line in [
+        "streambus_partitions_damaged{shard=\"0\"} 1",
+        "streambus_partition_damaged_from{shard=\"0\",topic=\"orders\",partition=\"1\"} 0",
+    ] {
+        assert!(text.contains(line), "no {line} in {text}");
+    }
+    let listed = broker.run(&["doctor"], "");
+    assert_eq!(listed.status.code(), Some(1), "{listed:?}");
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("serves the rest"), "{listed:?}");
+    assert!(String::from_utf8_lossy(&listed.stderr).contains("--accept-loss orders/1"), "{listed:?}");
+}
+
+/// Both partitions share the damaged block: each gives up what it has there, and then the block is gone.
+#[test]
+fn the_loss_of_what_a_damaged_segment_held_is_accepted() {
+    let dir = scratch();
+    assert_eq!(broker_with_victim(dir.path()).end(Signal::TERM), Some(0));
+    rot(dir.path(), "seg");
+    let broker = Served::start(dir.path());
+    let accept = ["doctor", "--accept-loss", "orders/1", "--accept-loss", "orders/0"];
+    let both = "offsets 0 to 2 of orders/1; offsets 0 to 1 of orders/0";
+    assert_eq!(broker.ok(&[&accept[..], &["--dry-run"]].concat(), ""), format!("would give up {both}\n"));
+    let looked: Value =
+        serde_json::from_str(&broker.ok(&[&accept[..], &["--dry-run", "-o", "json"]].concat(), "")).unwrap();
+    assert_eq!(looked[0]["lost"], serde_json::json!([{ "from": 0, "to": 3 }]), "{looked}");
+    assert_eq!(looked[0]["damaged_segments"].as_array().map(Vec::len), Some(1), "{looked}");
+    broker.fails(&accept, 2, &["--yes"]);
+    let accepted = broker.ok(&[&accept[..], &["--yes"]].concat(), "");
+    assert_eq!(accepted, "gave up offsets 0 to 2 of orders/1\ngave up offsets 0 to 1 of orders/0\n");
+    broker.fails(&[&accept[..], &["--yes"]].concat(), 4, &["orders/1 is not damaged"]);
+    broker.ok(&["produce", "orders", "-p", "1"], "after\n");
+    check_after_loss(&broker, "after\n");
+    assert_eq!(broker.end(Signal::KILL), None);
+
+    let broker = Served::start(dir.path());
+    check_after_loss(&broker, "after\n");
+    assert_eq!(broker.ok(&["doctor"], ""), "no damage is known\n");
+    assert_eq!(broker.end(Signal::TERM), Some(0));
+    let verified = run(&["log", "verify", dir.path().to_str().unwrap()], "");
+    assert_eq!(verified.status.code(), Some(0), "the damage is gone: {verified:?}");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Opens a damaged log and says what came of it.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+use std::{cell::RefCell, collections::BTreeSet, ops::Range, rc::Rc, time::Duration};
 
-use runtime::sim::{Crash, Options, SimRuntime, Simulation};
+use runtime::{
+    Runtime,
+    sim::{Crash, NodeId, Options, SimRuntime, Simulation},
+};
 use storage::{AppendError, Log, LogOptions, OpenError, Partition, PartitionId, ReadError};
 use wire::record::{Batch, Batches, Producer};
 
@@ -18,6 +21,9 @@ use crate::{
     },
     support::DIR,
 };
+
+/// So much is gone through at a time: little, so that it is done in several steps.
+const STRETCH_BYTES: u64 = 20_000;
 
 /// What came of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,10 +116,74 @@ pub(crate) fn judge(directory: &Directory, expected: &Expected, map: &Map, mutat
         Touched::Nobody | Touched::Any | Touched::Log => {}
     }
     match (second.affected.is_empty(), missing) {
-        (false, _) => Verdict::Detected(second.affected.clone()),
+        (false, _) => match goes_on(&simulation, node, expected, &appended, &second.affected) {
+            Ok(()) => Verdict::Detected(second.affected.clone()),
+            Err(wrong) => Verdict::Silent(wrong),
+        },
         (true, Some(_)) => Verdict::TornTail,
         (true, None) => Verdict::Unharmed,
     }
+}
+
+/// Once its loss is accepted, every partition serves all but what it said is lost, at once, after a power cut, and after
+/// merges left the damage behind.
+fn goes_on(
+    simulation: &Simulation,
+    node: NodeId,
+    expected: &Expected,
+    appended: &Rc<RefCell<BTreeSet<(u64, u64)>>>,
+    affected: &BTreeSet<u64>,
+) -> Result<(), String> {
+    for life in 0..2 {
+        let (expected, appended, affected) = (expected.clone(), appended.clone(), affected.clone());
+        let lived = simulation.block_on(node, move |rt: SimRuntime| async move {
+            let options = LogOptions { cache_bytes: 1 << 20, ..history::options() };
+            let log = Log::open(rt.clone(), DIR.as_ref(), options).await.map_err(|error| error.to_string())?;
+            let mut lived = Life::default();
+            for (&id, &(durability, _)) in &expected.partitions {
+                let partition = log.adopt(PartitionId(id), durability);
+                if life == 0 {
+                    let lost = accept(&partition).await?;
+                    if !affected.contains(&id) && !lost.is_empty() {
+                        return Err(format!("partition {id} served everything, and loses {lost:?}"));
+                    }
+                }
+                lived.read(&log, &expected, id, &appended).await;
+            }
+            // Merges try again what damage stopped.
+            rt.sleep(Duration::from_secs(3)).await;
+            for &id in expected.partitions.keys() {
+                lived.read(&log, &expected, id, &appended).await;
+            }
+            match (lived.affected.first(), lived.wrong.iter().chain(&lived.missing).next()) {
+                (Some(id), _) => Err(format!("partition {id} is damaged although its loss was accepted, life {life}")),
+                (None, Some(wrong)) => Err(format!("after its loss was accepted, life {life}: {wrong}")),
+                (None, None) => Ok(()),
+            }
+        });
+        simulation.crash(node, Crash::PowerCut);
+        lived.expect("nothing crashes, nothing hangs")?;
+    }
+    Ok(())
+}
+
+/// Gives up what is damaged of a partition; which is what was said before.
+async fn accept(partition: &Partition<SimRuntime>) -> Result<Vec<Range<u64>>, String> {
+    let (mut said, mut next) = (Vec::new(), Some(0));
+    while let Some(from) = next {
+        let survey = partition.survey(from, STRETCH_BYTES).await.map_err(|error| error.to_string())?;
+        said.extend(survey.lost);
+        next = survey.next_offset;
+    }
+    said.extend(partition.refused_offsets());
+    let (mut lost, mut next) = (Vec::new(), Some(0));
+    while let Some(from) = next {
+        let survey = partition.give_up_damaged(from, STRETCH_BYTES).await.map_err(|error| error.to_string())?;
+        lost.extend(survey.lost);
+        next = survey.next_offset;
+    }
+    lost.extend(partition.accept_loss().await.map_err(|error| error.to_string())?);
+    if said != lost { Err(format!("{said:?} were said to be lost, and {lost:?} are")) } else { Ok(lost) }
 }
 
 /// A log may refuse to open when its root is damaged, and for nothing else.
@@ -156,6 +226,10 @@ impl Life {
                 Ok(read) => {
                     for slice in &read.slices {
                         self.check(expected, id, slice, &mut wanted);
+                    }
+                    // Nobody accepted a loss in the lives before, so there it excuses nothing that is expected.
+                    if let Some(lost) = &read.lost {
+                        wanted.retain(|offset| !lost.contains(offset));
                     }
                     if read.next_offset <= next {
                         self.wrong.push(format!("partition {id} does not get on from {next}"));

@@ -8,6 +8,7 @@ mod accept;
 mod damage;
 mod faults;
 mod foreign;
+mod given_up;
 mod restart;
 mod story;
 mod torn_tail;

@@ -1,7 +1,7 @@
-//! Partitions that damage stopped: listed, and their loss accepted, through the broker that serves them.
+//! Partitions that damage touches: listed, and their loss accepted, through the broker that serves them.
 
 use serde::Serialize;
-use streambus::{Admin, PartitionDescription};
+use streambus::{Admin, Damage, PartitionDescription};
 
 use crate::{
     confirm::confirm,
@@ -17,22 +17,66 @@ pub(crate) struct Place {
     partition: u32,
 }
 
-/// A partition that damage stopped, or had stopped.
+/// A partition that damage touches.
 #[derive(Debug, Serialize)]
-pub(super) struct Refused {
+pub(super) struct Touched {
     topic: String,
     partition: u32,
-    /// The first offset that cannot be proven.
-    refused_from: u64,
-    /// Where the partition goes on, once its loss was accepted.
+    /// The first offset that cannot be proven, if the partition takes and gives nothing from there on.
     #[serde(skip_serializing_if = "Option::is_none")]
-    goes_on_at: Option<u64>,
+    refused_from: Option<u64>,
+    /// The first offset at which damage in a segment was met, which is refused to readers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged_from: Option<u64>,
 }
 
-impl From<broker::refused::Refused> for Refused {
+/// What a partition loses.
+#[derive(Debug, Serialize)]
+struct Loss {
+    topic: String,
+    partition: u32,
+    lost: Vec<Lost>,
+    /// Damaged segments that may hold something of it.
+    damaged_segments: Vec<u64>,
+}
+
+/// Offsets, without the last one.
+#[derive(Debug, Serialize)]
+struct Lost {
+    from: u64,
+    to: u64,
+}
+
+impl From<broker::refused::Refused> for Touched {
     fn from(refused: broker::refused::Refused) -> Self {
         let broker::refused::Refused { topic, partition, from } = refused;
-        Self { topic, partition, refused_from: from, goes_on_at: None }
+        Self { topic, partition, refused_from: Some(from), damaged_from: None }
+    }
+}
+
+impl Loss {
+    fn new(place: &Place, damage: &Damage) -> Self {
+        Self {
+            topic: place.topic.clone(),
+            partition: place.partition,
+            lost: damage.lost.iter().map(|lost| Lost { from: lost.start, to: lost.end }).collect(),
+            damaged_segments: damage.segments.iter().copied().collect(),
+        }
+    }
+
+    /// What is given up, for people.
+    fn text(&self) -> String {
+        let range = |lost: &Lost| match lost.to - lost.from {
+            1 => format!("offset {}", lost.from),
+            _ => format!("offsets {} to {}", lost.from, lost.to - 1),
+        };
+        let lost: Vec<_> = self.lost.iter().map(range).collect();
+        let place = format!("{}/{}", self.topic, self.partition);
+        match (lost.is_empty(), self.damaged_segments.is_empty()) {
+            (false, _) => format!("{} of {place}", lost.join(", ")),
+            (true, false) => format!("no record of {place}, but damaged files that might have held some"),
+            (true, true) => format!("nothing of {place}, somebody was faster"),
+        }
     }
 }
 
@@ -42,27 +86,28 @@ pub(crate) fn parse_place(text: &str) -> Result<Place, String> {
     Ok(Place { topic: topic.to_owned(), partition })
 }
 
-/// Lists the partitions that a running broker refuses; fails if there are any.
+/// Lists the partitions that damage touches as far as a running broker met it; fails if there are any.
 pub(super) async fn list(brokers: Brokers, output: Output) -> Result<(), Failure> {
     let admin = brokers.connect().await?.admin();
-    let mut refused = Vec::new();
+    let mut touched = Vec::new();
     for topic in admin.list_topics().await? {
-        for partition in admin.describe_topic(&topic.name).await?.partitions {
-            let Some(from) = partition.refused_from else { continue };
-            let (topic, partition) = (topic.name.clone(), partition.partition);
-            refused.push(Refused { topic, partition, refused_from: from, goes_on_at: None });
+        for described in admin.describe_topic(&topic.name).await?.partitions {
+            let PartitionDescription { partition, refused_from, damaged_from, .. } = described;
+            if refused_from.is_some() || damaged_from.is_some() {
+                touched.push(Touched { topic: topic.name.clone(), partition, refused_from, damaged_from });
+            }
         }
     }
-    output.print(|| text(&refused), &refused)?;
-    verdict(&refused)
+    output.print(|| text(&touched), &touched)?;
+    verdict(&touched)
 }
 
-/// Whether nothing is refused.
-pub(super) fn verdict(refused: &[Refused]) -> Result<(), Failure> {
-    let Some(first) = refused.first() else { return Ok(()) };
+/// Whether nothing is damaged.
+pub(super) fn verdict(touched: &[Touched]) -> Result<(), Failure> {
+    let Some(first) = touched.first() else { return Ok(()) };
     let text = format!(
         "{} partitions are damaged; give up what is lost with `streambus doctor --accept-loss {}/{}` while the broker runs",
-        refused.len(),
+        touched.len(),
         first.topic,
         first.partition
     );
@@ -70,14 +115,16 @@ pub(super) fn verdict(refused: &[Refused]) -> Result<(), Failure> {
 }
 
 /// What was found, for people.
-pub(super) fn text(refused: &[Refused]) -> String {
-    if refused.is_empty() {
-        return "no partition is refused".to_owned();
+pub(super) fn text(touched: &[Touched]) -> String {
+    if touched.is_empty() {
+        return "no damage is known".to_owned();
     }
-    let row = |refused: &Refused| {
-        vec![refused.topic.clone(), refused.partition.to_string(), refused.refused_from.to_string()]
+    let row = |touched: &Touched| {
+        let state = if touched.refused_from.is_some() { "takes nothing" } else { "serves the rest" };
+        let from = touched.refused_from.or(touched.damaged_from).unwrap_or_default();
+        vec![touched.topic.clone(), state.to_owned(), touched.partition.to_string(), from.to_string()]
     };
-    table(&["TOPIC", "PARTITION", "DAMAGED FROM"], 2, refused.iter().map(row))
+    table(&["TOPIC", "STATE", "PARTITION", "DAMAGED FROM"], 2, touched.iter().map(row))
 }
 
 /// Has a broker give up what damage took from these partitions.
@@ -93,34 +140,27 @@ pub(super) async fn accept(
     for place in &places {
         found.push(look_up(&admin, place).await?);
     }
-    let mut losses: Vec<Refused> = Vec::new();
-    for (Place { topic, partition }, described) in places.iter().zip(&found) {
-        let from = described.refused_from.ok_or_else(|| {
-            Failure::new(Kind::Refused, format!("{topic}/{partition} is not damaged; there is nothing to accept"))
-        })?;
-        losses.push(Refused { topic: topic.clone(), partition: *partition, refused_from: from, goes_on_at: None });
+    let mut losses = Vec::new();
+    for (place, described) in places.iter().zip(&found) {
+        let damage = admin.damage(described).await?;
+        if damage.is_none() {
+            let Place { topic, partition } = place;
+            let text = format!("{topic}/{partition} is not damaged; there is nothing to accept");
+            return Err(Failure::new(Kind::Refused, text));
+        }
+        losses.push(Loss::new(place, &damage));
     }
-    let what: Vec<_> = losses
-        .iter()
-        .map(|loss| format!("{}/{} from offset {} on", loss.topic, loss.partition, loss.refused_from))
-        .collect();
-    let what = what.join(", ");
+    let what = losses.iter().map(Loss::text).collect::<Vec<_>>().join("; ");
     if dry_run {
         return output.print(|| format!("would give up {what}"), &losses);
     }
     if !yes {
         confirm(&format!("give up {what}, for good?"), "not confirmed, nothing given up")?;
     }
-    for (loss, described) in losses.iter_mut().zip(&found) {
-        loss.goes_on_at = admin.accept_loss(described).await?.map(|lost| lost.end);
+    for (loss, (place, described)) in losses.iter_mut().zip(places.iter().zip(&found)) {
+        *loss = Loss::new(place, &admin.accept_loss(described).await?);
     }
-    let line = |loss: &Refused| match loss.goes_on_at {
-        Some(end) => {
-            let Refused { topic, partition, refused_from, .. } = loss;
-            format!("{topic}/{partition}: offsets {refused_from} to {end} are given up, it goes on at {end}\n")
-        }
-        None => format!("{}/{}: somebody was faster\n", loss.topic, loss.partition),
-    };
+    let line = |loss: &Loss| format!("gave up {}\n", loss.text());
     output.print(|| losses.iter().map(line).collect(), &losses)
 }
 

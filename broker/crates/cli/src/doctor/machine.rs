@@ -13,7 +13,7 @@ use runtime::{Block as _, File as _, OpenMode, Runtime};
 use runtime_glommio::{GlommioRuntime, Options, Placement, check_machine, run_shards};
 use serde::Serialize;
 
-use super::loss::{self, Refused};
+use super::loss::{self, Touched};
 use crate::{
     failure::Failure,
     output::{Output, table},
@@ -41,7 +41,7 @@ struct Check {
 #[derive(Debug, Serialize)]
 struct Report {
     checks: Vec<Check>,
-    refused: Vec<Refused>,
+    refused: Vec<Touched>,
 }
 
 /// Checks the machine for a broker that stores in `dir`, and what is there of one that stopped; fails if anything is wrong.
@@ -53,7 +53,7 @@ pub(super) fn check(dir: &Path, output: Output) -> Result<(), Failure> {
     let mut refused = Vec::new();
     if dir.join("meta").is_dir() {
         match refused_in(dir) {
-            Ok(found) => refused.extend(found.into_iter().map(Refused::from)),
+            Ok(found) => refused.extend(found.into_iter().map(Touched::from)),
             Err(error) => checks.push(Check::failed("stored data", error.to_string())),
         }
     }
