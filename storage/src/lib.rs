@@ -53,6 +53,7 @@ mod segment_map;
 mod settings;
 mod synced;
 mod wal;
+mod writes;
 
 pub use block_cache::CacheStats;
 pub use error::{
@@ -69,3 +70,4 @@ pub use remove::remove_log;
 pub use settings::{Cleanup, PartitionSettings};
 pub use synced::{Acked, Appended, Lsn, Synced};
 pub use wire::{Durability, PartitionId};
+pub use writes::Writes;

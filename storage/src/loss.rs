@@ -286,7 +286,7 @@ impl<'a, R: Runtime> Search<'a, R> {
 /// Whether a read of these intervals would give batches.
 async fn is_sound<R: Runtime>(reader: &SegmentReader<R>, run: &IntervalRun) -> Result<bool, SegmentError> {
     let start = run.positions.start;
-    let read = reader.verified(run.positions.clone()).await;
+    let read = reader.verified_in_steps(run.positions.clone()).await;
     let cut =
         read.and_then(|bytes| reader.cut(std::slice::from_ref(&bytes), start, &ALL_OFFSETS, usize::MAX).map(drop));
     match cut {

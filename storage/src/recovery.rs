@@ -40,6 +40,7 @@ use crate::{
         files::{self, Files},
         replay::{self, FoundFile, FoundGroup, Known, Touched},
     },
+    writes::Writes,
 };
 
 /// Opens the log in `dir`, see [`Log::open`].
@@ -102,7 +103,8 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
     let wal_files = Rc::new(Files::new(rt.clone(), wal_dir, file_bytes, files_max, space.clone(), wal_files));
     let first = wal_files.first().await?;
     let memtables = Memtables::new(sealed, first, options.memtable_bytes, options.wal_files_max());
-    let wal = Wal::new(rt.clone(), id, wal_files, memtables, wal_found, options.memtable_bytes);
+    let writes = Rc::new(Writes::default());
+    let wal = Wal::new(rt.clone(), id, wal_files, memtables, wal_found, options.memtable_bytes, Rc::clone(&writes));
     let flushed_lsn = manifest.state().flushed.lsn;
     let shared = Rc::new(Shared {
         rt: rt.clone(),
@@ -110,7 +112,7 @@ pub(crate) async fn open<R: Runtime>(rt: R, dir: &Path, options: LogOptions) -> 
         id,
         batch_bytes_max: options.batch_bytes_max.min(options.wal_file_bytes() / 4),
         wal: Rc::new(wal),
-        segments: Segments::new(&rt, segment_dir, id, options.cache_bytes),
+        segments: Segments::beside(&rt, segment_dir, id, options.cache_bytes, writes),
         segment_map: SegmentMap::default(),
         manifest,
         partitions: RefCell::default(),

@@ -11,7 +11,8 @@
 //! The one hard idea: an *extent* is what one read of the disk brought, 1 to 16 blocks; it is one piece of memory, one
 //! checksum pass and one member of the queues, and it is found by each of its blocks. A point lookup makes small ones, a
 //! catch-up reader those of 1 MiB, which fill a block of the runtime's pool: fresh memory for each would cost more than
-//! copying into memory that is used again, and the disk is read 512 KiB at a time, two at once.
+//! copying into memory that is used again, and the disk is read 512 KiB at a time, two at once; while the log is written
+//! to, 128 KiB and one after the other.
 //!
 //! Direct I/O has no page cache, so this is all there is between a segment and its readers. Three promises:
 //! - **Bounded.** Extents, those on their way among them, and the footers of open segments together keep to
@@ -40,7 +41,7 @@ use self::{
     readers::Readers,
 };
 use crate::{
-    PartitionId,
+    PartitionId, Writes,
     segment::{SegmentError, SegmentId, checksum::BLOCK_BYTES, reader::SegmentReader},
 };
 
@@ -85,6 +86,7 @@ impl CacheStats {
 /// See the module.
 pub(crate) struct BlockCache<R: Runtime> {
     rt: R,
+    writes: Rc<Writes>,
     bytes_max: usize,
     /// Taken from `bytes_max` by the footers of open segments.
     footer_bytes: Cell<usize>,
@@ -133,10 +135,11 @@ struct Wish<R: Runtime> {
 }
 
 impl<R: Runtime> BlockCache<R> {
-    /// A cache of `bytes_max` bytes, footers included.
-    pub(crate) fn new(rt: &R, bytes_max: usize) -> Rc<Self> {
+    /// A cache of `bytes_max` bytes, footers included, of a log with these writes.
+    pub(crate) fn new(rt: &R, bytes_max: usize, writes: Rc<Writes>) -> Rc<Self> {
         Rc::new(Self {
             rt: rt.clone(),
+            writes,
             bytes_max,
             footer_bytes: Cell::new(0),
             extents: RefCell::default(),
@@ -340,7 +343,10 @@ impl<R: Runtime> BlockCache<R> {
         self.shrink();
         let (cache, file, loading) = (Rc::clone(self), Rc::clone(file), Rc::clone(&extent));
         drop(self.rt.spawn(async move {
-            let read = file.verified(range).await;
+            let read = match cache.writes.are_recent(cache.rt.now()) {
+                true => file.verified_in_steps(range).await,
+                false => file.verified(range).await,
+            };
             cache.loading_ahead_bytes.set(cache.loading_ahead_bytes.get() - ahead_bytes);
             cache.loaded(&loading, read);
         }));

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use runtime::{File, Frozen, OpenMode, Runtime, sabotage::planted};
+use runtime::{Block, File, Frozen, OpenMode, Runtime, sabotage::planted};
 use rustc_hash::FxHashMap;
 use wire::record::{Batch, BatchError, HEADER_BYTES as BATCH_HEADER_BYTES};
 
@@ -35,6 +35,9 @@ use crate::{
 
 /// Checksums are taken of this many blocks (a tenth of a millisecond) before others get a turn.
 const BLOCKS_PER_TURN: usize = 16;
+/// What is read at once where writes are not to wait for it: two of these under way take a disk to its rate, more only make
+/// its queue longer.
+const STEP_BYTES: u64 = 128 << 10;
 
 /// Whole consecutive batches of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +77,7 @@ impl<R: Runtime> SegmentReader<R> {
     /// # Errors
     /// [`SegmentError`].
     pub async fn open(rt: &R, dir: &Path, log_id: u128, meta: &SegmentMeta) -> Result<Self, SegmentError> {
-        Self::open_cached(rt, dir, log_id, meta, &BlockCache::new(rt, 0)).await
+        Self::open_cached(rt, dir, log_id, meta, &BlockCache::new(rt, 0, Rc::default())).await
     }
 
     /// The same, for readers: its blocks will be kept in `cache`.
@@ -114,7 +117,7 @@ impl<R: Runtime> SegmentReader<R> {
         let bytes = read(&file, path, trailer_position..file_bytes).await?;
         let bytes = bytes.first_chunk().expect("exactly the trailer was read");
         let trailer = Trailer::parse(bytes, file_bytes).map_err(SegmentError::format(path))?;
-        let (path_buf, cache) = (path.to_path_buf(), BlockCache::new(rt, 0));
+        let (path_buf, cache) = (path.to_path_buf(), BlockCache::new(rt, 0, Rc::default()));
         let reader = Self::load(rt, path_buf, file, file_bytes, trailer.footer_position, &cache).await?;
         let header = read(&reader.file, path, 0..HEADER_BYTES).await?;
         let (expected, found) = (trailer.identity, format::parse_header(&header).map_err(SegmentError::format(path))?);
@@ -263,22 +266,51 @@ impl<R: Runtime> SegmentReader<R> {
 
     /// The bytes at `range` of the file, proven by the checksums of the blocks they lie in, past the block cache.
     pub(crate) async fn verified(&self, range: Range<u64>) -> Result<R::Frozen, SegmentError> {
+        let blocks = self.whole_blocks(&range);
+        let bytes = read(&self.file, &self.path, blocks.clone()).await?;
+        self.prove(blocks.start, &bytes).await?;
+        Ok(bytes.slice((range.start - blocks.start) as usize..(range.end - blocks.start) as usize))
+    }
+
+    /// The same, a small step at a time, so that a write that comes meanwhile waits for no more than one at the disk.
+    pub(crate) async fn verified_in_steps(&self, range: Range<u64>) -> Result<R::Frozen, SegmentError> {
+        let blocks = self.whole_blocks(&range);
+        if blocks.end - blocks.start <= STEP_BYTES {
+            return self.verified(range).await;
+        }
+        let len = (blocks.end - blocks.start) as usize;
+        let (mut whole, mut filled) = (self.rt.block(len), 0);
+        while filled < len {
+            let position = blocks.start + filled as u64;
+            let step = read(&self.file, &self.path, position..blocks.end.min(position + STEP_BYTES)).await?;
+            self.prove(position, &step).await?;
+            whole[filled..filled + step.len()].copy_from_slice(&step);
+            filled += step.len();
+        }
+        let bytes = whole.freeze(len);
+        Ok(bytes.slice((range.start - blocks.start) as usize..(range.end - blocks.start) as usize))
+    }
+
+    /// Where the blocks begin and end in which these bytes lie.
+    fn whole_blocks(&self, range: &Range<u64>) -> Range<u64> {
         let block_bytes = BLOCK_BYTES as u64;
-        let first_block = range.start / block_bytes;
-        let start = first_block * block_bytes;
-        let end = range.end.next_multiple_of(block_bytes).min(self.footer.position());
-        let bytes = read(&self.file, &self.path, start..end).await?;
+        range.start - range.start % block_bytes..range.end.next_multiple_of(block_bytes).min(self.footer.position())
+    }
+
+    /// Proves whole blocks, of which the first starts at `position`.
+    async fn prove(&self, position: u64, bytes: &[u8]) -> Result<(), SegmentError> {
+        let first_block = position / BLOCK_BYTES as u64;
         for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
             if index > 0 && index.is_multiple_of(BLOCKS_PER_TURN) {
                 self.rt.sleep(Duration::ZERO).await;
             }
-            let number = first_block + index as u64;
             if planted("trust segments") {
                 continue;
             }
+            let number = first_block + index as u64;
             self.footer.check_block(number, block).map_err(SegmentError::format(&self.path))?;
         }
-        Ok(bytes.slice((range.start - start) as usize..(range.end - start) as usize))
+        Ok(())
     }
 
     /// Up to where a read from `position` goes: no further than asked for, and so that the blocks it lies in are together

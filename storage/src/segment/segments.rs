@@ -20,7 +20,7 @@ use super::{
     reader::{Run, SegmentReader},
 };
 use crate::{
-    PartitionId,
+    PartitionId, Writes,
     block_cache::{BlockCache, CacheStats, Reader},
     found::Last,
     index::key_hash::KeyHash,
@@ -65,8 +65,13 @@ impl<R: Runtime> Segments<R> {
     /// The segments of log `log_id`, whose files are in `dir`. Opens nothing yet. Footers and blocks of `cache_bytes` in
     /// all stay in memory: footers take up to a half, or one that is larger, and blocks what they leave.
     pub fn new(rt: &R, dir: PathBuf, log_id: u128, cache_bytes: usize) -> Self {
+        Self::beside(rt, dir, log_id, cache_bytes, Rc::default())
+    }
+
+    /// The same, for a log that is written to: while it is, reads are small and few.
+    pub fn beside(rt: &R, dir: PathBuf, log_id: u128, cache_bytes: usize, writes: Rc<Writes>) -> Self {
         let (open_files, clock) = (Cell::new(0), Cell::new(0));
-        let cache = BlockCache::new(rt, cache_bytes);
+        let cache = BlockCache::new(rt, cache_bytes, writes);
         Self { rt: rt.clone(), dir, log_id, cache, slots: RefCell::default(), open_files, clock }
     }
 

@@ -31,6 +31,7 @@ use crate::{
     memtables::Memtables,
     partition::State,
     synced::{Lsn, Synced},
+    writes::Writes,
 };
 
 /// The part of a log that appends go through.
@@ -61,6 +62,7 @@ pub(crate) struct Wal<R: Runtime> {
     memory_bytes_max: usize,
     /// How long groups took lately.
     sync_time: Cell<Duration>,
+    writes: Rc<Writes>,
     pub(crate) counters: Counters,
 }
 
@@ -91,6 +93,7 @@ impl<R: Runtime> Wal<R> {
         memtables: Memtables<R>,
         found: Found,
         memory_bytes_max: usize,
+        writes: Rc<Writes>,
     ) -> Self {
         let Found { lsn_next, lsn_last, tails } = found;
         let queue_bytes_max = (8 * rt.block_bytes()).min(memory_bytes_max / 4);
@@ -113,6 +116,7 @@ impl<R: Runtime> Wal<R> {
             queue_bytes_max,
             memory_bytes_max,
             sync_time: Cell::new(Duration::ZERO),
+            writes,
             counters: Counters::default(),
         }
     }

@@ -99,6 +99,7 @@ impl<R: Runtime> Wal<R> {
         }
         let spare = planted("retry after a write error").then(|| group.bytes.clone());
         let started = self.rt.now();
+        self.writes.note(started);
         let mut written = file.file.write_durable(group.bytes, position).await;
         if let (Err(_), Some(bytes)) = (&written, spare) {
             written = file.file.write_durable(bytes, position).await;

@@ -1,6 +1,6 @@
 //! Blocks in memory: read once for all, ahead of who reads on, within their limit, and never without proof.
 
-use std::{cell::RefCell, ops::Range, rc::Rc};
+use std::{cell::RefCell, ops::Range, rc::Rc, time::Duration};
 
 use runtime::{
     Runtime as _,
@@ -10,7 +10,7 @@ use runtime::{
     },
 };
 use storage::{
-    PartitionId,
+    PartitionId, Writes,
     segment::{SegmentId, SegmentMeta, Segments, file_name},
 };
 
@@ -196,4 +196,34 @@ fn a_removed_segment_gives_its_memory_back() {
         segments.forget(metas[0].id);
         assert_eq!((segments.cache_stats().bytes, segments.footer_bytes()), (0, 0));
     });
+}
+
+/// A write that comes behind a long read waits for all of it.
+#[test]
+fn large_reads_are_small_and_one_behind_the_other_while_the_log_is_written_to() {
+    let simulation = Simulation::new(5);
+    let node = simulation.add_node();
+    let disk = simulation.disk(node);
+    let ran = simulation.block_on(node, async move |rt| {
+        let meta = write(&rt, SegmentId(1), 0, &model(0, 40)).await;
+        let writes = Rc::new(Writes::default());
+        let mut reads = Vec::new();
+        // Never written to, written to just now, and a while ago.
+        for (is_written, pause_s) in [(false, 0), (true, 0), (false, 2)] {
+            rt.sleep(Duration::from_secs(pause_s)).await;
+            if is_written {
+                writes.note(rt.now());
+            }
+            let cache_bytes = 64 * EXTENT_BYTES;
+            let segments = Segments::beside(&rt, DIR.into(), LOG_ID, cache_bytes, Rc::clone(&writes));
+            let before = disk.ops(OpKind::Read);
+            assert_eq!(read_on(&segments, std::slice::from_ref(&meta), 0..40, EXTENT_BYTES).await.len(), 40);
+            segments.close().await;
+            reads.push(disk.ops(OpKind::Read) - before);
+        }
+        assert_eq!(reads[0], reads[2]);
+        let steps = meta.batch_bytes.div_ceil(128 << 10);
+        assert!(reads[0] < 10 && (steps..steps + 10).contains(&reads[1]), "{reads:?}, {steps} steps");
+    });
+    ran.unwrap();
 }
