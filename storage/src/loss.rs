@@ -178,10 +178,12 @@ impl<R: Runtime> Partition<R> {
     async fn damages(&self, from: u64, bytes_max: u64) -> Result<(Vec<Damage>, Option<u64>), AcceptError> {
         loop {
             self.check_there()?;
+            let changes = self.log.manifest.changes();
             let mut search = Search::new(self, from.max(self.log_start()), bytes_max);
             let next_offset = search.go_through().await?;
-            // What a merge replaced meanwhile was not there because of that.
-            if self.are_live(&search.found) {
+            // A segment that a merge replaced meanwhile was not there because of that, and what a flush took out of memory is
+            // in none of those that were gone through.
+            if search.found.is_empty() || changes == self.log.manifest.changes() {
                 return Ok((search.found, next_offset));
             }
         }
