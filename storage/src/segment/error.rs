@@ -135,3 +135,29 @@ impl WriteError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn io(source: io::Error) -> SegmentError {
+        SegmentError::io(Path::new("it"), 0, 1)(source)
+    }
+
+    /// What is damage may be given up for good: what another look or a later program could read is none.
+    #[test]
+    fn what_may_pass_is_no_damage() {
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof] {
+            assert!(io(kind.into()).is_damage(), "{kind}");
+        }
+        let [io_error, too_many_files, no_memory] = [5, 24, 12].map(io::Error::from_raw_os_error);
+        assert!(io(io_error).is_damage());
+        assert!(!io(too_many_files).is_damage());
+        assert!(!io(no_memory).is_damage());
+        assert!(!io(io::ErrorKind::PermissionDenied.into()).is_damage());
+        let format = |source| SegmentError::format(Path::new("it"))(source);
+        assert!(!format(FormatError::UnknownVersion { version: 9 }).is_damage());
+        assert!(!format(FormatError::UnknownSection { kind: 99 }).is_damage());
+        assert!(format(FormatError::Inconsistent { what: "it", position: 0 }).is_damage());
+    }
+}

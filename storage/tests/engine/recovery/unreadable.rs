@@ -48,6 +48,8 @@ fn a_segment_that_a_merge_cannot_read_is_left_and_the_others_are_merged() {
         let stats = log.stats();
         assert_eq!(stats.segments_unreadable, 1, "a merge met the damage");
         assert!(stats.merges > merges, "compaction goes on behind it");
+        let named: Vec<_> = [1, 2].into_iter().filter_map(|id| durable(&log, id).damaged_from()).collect();
+        assert!(!named.is_empty() && named.iter().all(|from| *from < *ends.iter().max().unwrap()), "{named:?}");
         let mut refused = 0;
         for (id, end) in [(1, ends[0]), (2, ends[1])] {
             let partition = durable(&log, id);
