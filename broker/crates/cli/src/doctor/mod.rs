@@ -16,14 +16,14 @@ use crate::{
 /// Where a broker stores unless told otherwise.
 const DEFAULT_DIR: &str = "./streambus-data";
 
-/// Check this machine for a broker, list partitions that damage stopped, or accept their loss
+/// Check this machine for a broker, list damaged partitions, or accept their loss
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     /// The data directory of a stopped broker, or of one to be started [default: ./streambus-data]
     #[arg(value_name = "DIR", conflicts_with = "accept_loss")]
     dir: Option<PathBuf>,
 
-    /// Ask a running broker which partitions are refused, host:port, instead of looking at this machine
+    /// Ask a running broker which partitions are damaged, as far as it met that, host:port, instead of looking at this machine
     #[arg(long, env = "STREAMBUS_BROKERS", value_name = "HOST:PORT")]
     brokers: Option<String>,
 
