@@ -178,12 +178,10 @@ impl<R: Runtime> Partition<R> {
     async fn damages(&self, from: u64, bytes_max: u64) -> Result<(Vec<Damage>, Option<u64>), AcceptError> {
         loop {
             self.check_there()?;
-            let changes = self.log.manifest.changes();
             let mut search = Search::new(self, from.max(self.log_start()), bytes_max);
             let next_offset = search.go_through().await?;
-            // A segment that a merge replaced meanwhile was not there because of that, and what a flush took out of memory is
-            // in none of those that were gone through.
-            if search.found.is_empty() || changes == self.log.manifest.changes() {
+            // What a merge replaced meanwhile was not there because of that.
+            if self.are_live(&search.found) {
                 return Ok((search.found, next_offset));
             }
         }
@@ -210,6 +208,8 @@ impl<'a, R: Runtime> Search<'a, R> {
     async fn go_through(&mut self) -> Result<Option<u64>, SegmentError> {
         let (log, id) = (&self.partition.log, self.partition.id());
         let end = self.partition.readable_end();
+        // As of the same moment as the segments: a flush may take it out of memory before they were gone through.
+        let memory_start = log.wal.memtables.borrow_mut().first_offset(id).unwrap_or(u64::MAX).min(end);
         for (meta, offsets) in self.partition.live_segments(self.held_to..end) {
             let reader = match SegmentReader::open(&log.rt, log.segments.dir(), log.id, &meta).await {
                 Ok(reader) => reader,
@@ -236,8 +236,7 @@ impl<'a, R: Runtime> Search<'a, R> {
             }
             self.held_to = self.held_to.max(entry.next_offset.min(offsets.end));
         }
-        let in_memory = log.wal.memtables.borrow_mut().first_offset(id);
-        self.reach(in_memory.unwrap_or(u64::MAX).min(end));
+        self.reach(memory_start);
         Ok(None)
     }
 
