@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::{Rc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,9 @@ use runtime::{BLOCK_ALIGNMENT, Instant};
 use crate::{
     BLOCK_BYTES,
     block::{Block, Buffer},
-    clock, task,
+    clock,
+    progress::Progress,
+    task,
 };
 
 /// Blocks made ahead of need while the pool grows.
@@ -47,6 +50,7 @@ pub(crate) struct Pool {
     growing_until: Cell<Instant>,
     refilling: Cell<bool>,
     closed: Cell<bool>,
+    progress: Arc<Progress>,
 }
 
 struct Idle {
@@ -55,7 +59,7 @@ struct Idle {
 }
 
 impl Pool {
-    pub(crate) fn new() -> Rc<Self> {
+    pub(crate) fn new(progress: Arc<Progress>) -> Rc<Self> {
         Rc::new(Self {
             idle: RefCell::default(),
             in_use: Cell::new(0),
@@ -64,6 +68,7 @@ impl Pool {
             growing_until: Cell::default(),
             refilling: Cell::new(false),
             closed: Cell::new(false),
+            progress,
         })
     }
 
@@ -132,11 +137,12 @@ impl Pool {
         }
         if now < self.growing_until.get() && !self.refilling.replace(true) {
             self.growing_until.set(now + GROWTH_PERIOD);
-            task::foreground(Self::refill(Rc::downgrade(self)));
+            task::foreground(Self::refill(Rc::downgrade(self), Arc::clone(&self.progress)));
         }
     }
 
-    async fn refill(pool: Weak<Self>) {
+    async fn refill(pool: Weak<Self>, progress: Arc<Progress>) {
+        let _work = progress.work();
         let made = task::blocking(|| [(); AHEAD].map(|()| Buffer::new(BLOCK_BYTES))).await;
         let Some(pool) = pool.upgrade() else { return };
         pool.refilling.set(false);
@@ -172,7 +178,7 @@ mod tests {
     }
 
     fn free_what_was_idle() {
-        let pool = Pool::new();
+        let pool = Pool::new(Arc::new(Progress::new(Arc::default(), Arc::default())));
         let (first, second) = (pool.take(1), pool.take(BLOCK_BYTES));
         drop(first.freeze(0));
         let returned = clock::now();
@@ -192,7 +198,7 @@ mod tests {
     }
 
     fn take_the_last() {
-        let pool = Pool::new();
+        let pool = Pool::new(Arc::new(Progress::new(Arc::default(), Arc::default())));
         let mut blocks = [pool.take(1), pool.take(1)];
         blocks[0][0] = 1;
         blocks[1][0] = 2;
@@ -204,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_oversize_block_is_counted_and_not_kept() {
-        let pool = Pool::new();
+        let pool = Pool::new(Arc::new(Progress::new(Arc::default(), Arc::default())));
         let block = pool.take(BLOCK_BYTES + 1);
         assert_eq!(block.len(), BLOCK_BYTES + BLOCK_ALIGNMENT);
         assert_eq!(pool.stats(), BlockStats { in_use: 0, idle: 0, oversize_bytes: BLOCK_BYTES + BLOCK_ALIGNMENT });

@@ -87,6 +87,11 @@ impl Progress {
         Work(self)
     }
 
+    /// Whether an operation is under way that ends by itself.
+    pub(crate) fn has_work(&self) -> bool {
+        self.pending.load(Relaxed) > 0
+    }
+
     /// Answers pokes for as long as the shard lives.
     pub(crate) fn answer(self: Arc<Self>) -> impl Future<Output = ()> {
         poll_fn(move |context| {
@@ -106,11 +111,7 @@ impl Progress {
     }
 
     pub(crate) fn sample(&self) -> Sample {
-        Sample {
-            steps: self.steps.load(Relaxed),
-            pending: self.pending.load(Relaxed) > 0,
-            answers: self.answers.load(Relaxed),
-        }
+        Sample { steps: self.steps.load(Relaxed), pending: self.has_work(), answers: self.answers.load(Relaxed) }
     }
 
     /// Wakes the shard, from the watchdog. `quiet` holds the steps of one that made no progress since the last look.

@@ -59,7 +59,7 @@ struct Random {
 impl GlommioRuntime {
     /// The runtime of the shard whose executor this thread runs.
     pub(crate) fn new(index: usize, progress: Arc<Progress>, allowed: CpuSet) -> Self {
-        let pool = Pool::new();
+        let pool = Pool::new(Arc::clone(&progress));
         task::foreground(Pool::trim(Rc::downgrade(&pool)));
         // At once, so that the shard is watched from its first step.
         task::at_once(Arc::clone(&progress).answer());
@@ -91,9 +91,15 @@ impl GlommioRuntime {
     pub(crate) async fn close(&self) {
         self.shard.pool.close();
         self.shard.shrinking.close();
+        // A look at the rings at least, so that the last files dropped are closed. What the blocking threads are at has to end
+        // first, whoever asked for it: one that has an answer and nobody to give it to panics, and that ends the process.
+        loop {
+            self.sleep(Duration::ZERO).await;
+            if !self.shard.progress.has_work() {
+                break;
+            }
+        }
         self.shard.progress.retire();
-        // One look at the rings, so that the last files dropped are closed.
-        self.sleep(Duration::ZERO).await;
     }
 }
 

@@ -41,6 +41,7 @@ pub(crate) struct Shrinking {
     open: RefCell<BTreeMap<FileId, usize>>,
     waiting: RefCell<VecDeque<Removed>>,
     is_running: Cell<bool>,
+    closed: Cell<bool>,
 }
 
 /// A file without a name.
@@ -111,6 +112,11 @@ impl Shrinking {
     /// Lets go of all that waits; the system frees it, at once and on a thread of its own: of a deleted topic it may be so much
     /// that whoever does that is busy for many seconds, and the shard still has to answer its watchdog.
     pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.free_waiting();
+    }
+
+    fn free_waiting(&self) {
         let waiting = self.waiting.take();
         if !waiting.is_empty() {
             // Without a thread it is done here, when the closure is dropped.
@@ -144,6 +150,10 @@ async fn run(shard: Weak<Shard>) {
                 && left > 0
             {
                 own.shrinking.waiting.borrow_mut().push_front(removed);
+            }
+            if own.shrinking.closed.get() {
+                own.shrinking.free_waiting();
+                return;
             }
         }
         drop(own);

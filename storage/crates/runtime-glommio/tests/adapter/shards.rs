@@ -1,12 +1,23 @@
 //! Shards: started, pinned, woken, ended.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc, sync::Mutex, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    panic,
+    rc::Rc,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
 use futures_lite::future;
-use runtime::{Runtime as _, mesh};
+use runtime::{File as _, OpenMode, Runtime as _, mesh};
 use runtime_glommio::{GlommioRuntime, Options, Placement, StartError, allowed_cores, run_shards};
 
-use crate::on_shard;
+use crate::{on_shard, scratch};
 
 #[test]
 fn each_shard_runs_on_its_core_under_its_name() {
@@ -112,4 +123,36 @@ fn clocks_go_on_and_random_bits_differ() {
         let words: BTreeSet<_> = (0..1000).map(|_| runtime.random_u64()).collect();
         assert_eq!(words.len(), 1000);
     });
+}
+
+/// glommio's blocking threads panic over an answer that nobody takes any more, which ends a process that is stopping.
+#[test]
+fn a_shard_that_ends_leaves_its_blocking_threads_nothing_to_do() {
+    static ORPHANED: AtomicUsize = AtomicUsize::new(0);
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(|text| text.contains("failed to send response")) {
+            ORPHANED.fetch_add(1, Relaxed);
+        }
+        report(panic);
+    }));
+    // A pool that runs dry has blocks made ahead.
+    on_shard(|runtime| async move {
+        let blocks: Vec<_> = (0..4).map(|_| runtime.block(0)).collect();
+        runtime.sleep(Duration::ZERO).await;
+        drop(blocks);
+    });
+    // A large file that was removed is shrunk step by step.
+    on_shard(|runtime| async move {
+        let dir = scratch();
+        let path = dir.path().join("large");
+        let file = runtime.open(&path, OpenMode::CreateNew).await.unwrap();
+        file.allocate(256 << 20).await.unwrap();
+        drop(file);
+        runtime.remove_file(&path).await.unwrap();
+        runtime.sleep(Duration::from_millis(1)).await;
+    });
+    // The threads are on their own by now.
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(ORPHANED.load(Relaxed), 0);
 }
