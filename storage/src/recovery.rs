@@ -451,20 +451,20 @@ fn seal<R: Runtime>(
 
 /// Whether there are files of segments, whatever is in them.
 async fn has_segments<R: Runtime>(rt: &R, dir: &Path) -> Result<bool, OpenError> {
-    let entries = rt.list_dir(dir).await.map_err(OpenError::io("list", dir))?;
-    Ok(entries.iter().any(|entry| segment::id_of_file_name(&entry.name).is_some()))
+    let names = rt.list_names(dir).await.map_err(OpenError::io("list", dir))?;
+    Ok(names.iter().any(|name| segment::id_of_file_name(name).is_some()))
 }
 
 /// Deletes segments that an unfinished flush or merge left, and names files that nobody knows.
 async fn remove_garbage<R: Runtime>(rt: &R, dir: &Path, manifest: &Manifest) -> Result<(), OpenError> {
-    let entries = rt.list_dir(dir).await.map_err(OpenError::io("list", dir))?;
+    let names = rt.list_names(dir).await.map_err(OpenError::io("list", dir))?;
     let live: BTreeSet<_> = manifest.state().segments.iter().map(|segment| segment.id).collect();
-    for entry in entries {
-        let id = segment::id_of_file_name(&entry.name);
+    for name in names {
+        let id = segment::id_of_file_name(&name);
         if id.is_some_and(|id| live.contains(&id)) {
             continue;
         }
-        let path = dir.join(&entry.name);
+        let path = dir.join(&name);
         let fate = id.map_or(Fate::Unknown, |id| manifest.state().fate(id));
         match fate {
             Fate::Live => {}

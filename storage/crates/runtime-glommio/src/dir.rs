@@ -32,11 +32,25 @@ pub(crate) fn list(path: &Path) -> io::Result<Vec<DirEntry>> {
             Err(error) => return Err(error),
         };
         if metadata.is_file() {
-            let name = entry.file_name().into_string().map_err(|name| not_utf8(path, name.as_ref()))?;
-            files.push(DirEntry { name, len: metadata.len() });
+            files.push(DirEntry { name: name_of(path, &entry)?, len: metadata.len() });
         }
     }
     Ok(files)
+}
+
+pub(crate) fn names(path: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            names.push(name_of(path, &entry)?);
+        }
+    }
+    Ok(names)
+}
+
+fn name_of(directory: &Path, entry: &fs::DirEntry) -> io::Result<String> {
+    entry.file_name().into_string().map_err(|name| not_utf8(directory, name.as_ref()))
 }
 
 /// Creates `path` and its missing parents. An existing `path` is made durable too: the process that created it may

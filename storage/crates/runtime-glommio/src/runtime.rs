@@ -159,6 +159,11 @@ impl Runtime for GlommioRuntime {
         self.shard.blocking(move || dir::list(&path)).await
     }
 
+    async fn list_names(&self, path: &Path) -> io::Result<Vec<String>> {
+        let path = path.to_owned();
+        self.shard.blocking(move || dir::names(&path)).await
+    }
+
     async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
         self.shard.blocking(move || dir::create_all(&path)).await

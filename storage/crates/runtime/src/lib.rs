@@ -86,6 +86,9 @@ pub trait Runtime: Clone + 'static {
     /// Lists the plain files of a directory, `LOCK` among them, in no particular order.
     async fn list_dir(&self, path: &Path) -> std::io::Result<Vec<DirEntry>>;
 
+    /// Lists their names alone, which spares a look at each file: there may be thousands.
+    async fn list_names(&self, path: &Path) -> std::io::Result<Vec<String>>;
+
     /// Creates a directory and its missing parents, durably.
     async fn create_dir_all(&self, path: &Path) -> std::io::Result<()>;
 

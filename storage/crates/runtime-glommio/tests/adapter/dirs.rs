@@ -35,6 +35,7 @@ fn lists_plain_files_only() {
         std::os::unix::fs::symlink("one", scratch.path().join("link")).unwrap();
         let listed = runtime.list_dir(scratch.path()).await.unwrap();
         assert_eq!(listed, [DirEntry { name: "one".into(), len: 1 }]);
+        assert_eq!(runtime.list_names(scratch.path()).await.unwrap(), ["one"]);
 
         let missing = runtime.list_dir(&scratch.path().join("none")).await.unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::NotFound);

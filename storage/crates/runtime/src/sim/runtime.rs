@@ -125,6 +125,10 @@ impl Runtime for SimRuntime {
         Ok(entries)
     }
 
+    async fn list_names(&self, path: &Path) -> io::Result<Vec<String>> {
+        Ok(self.list_dir(path).await?.into_iter().map(|entry| entry.name).collect())
+    }
+
     async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.live().disk.create_dir_all(path).await
     }
