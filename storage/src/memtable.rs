@@ -111,6 +111,7 @@ impl PartitionIndex {
     }
 
     /// The batch that contains `offset`, or else the first one behind it.
+    #[inline]
     pub fn get(&self, offset: u64) -> Option<&Slot> {
         self.slots.get(self.locate(offset))
     }
@@ -151,9 +152,11 @@ impl PartitionIndex {
         if offset >= last.base_offset {
             return self.slots.len() - usize::from(offset < last.next_offset());
         }
-        let reach = (offset - first.base_offset) as f64 / (last.base_offset - first.base_offset) as f64;
-        let guess = (reach * (self.slots.len() - 1) as f64) as usize;
-        self.search_from(guess, offset)
+        let (reach, span) = (offset - first.base_offset, last.base_offset - first.base_offset);
+        let last_slot = self.slots.len() - 1;
+        // Where the product is too large the guess is a bad one, and no more than that.
+        let guess = reach.saturating_mul(last_slot as u64) / span;
+        self.search_from(last_slot.min(guess as usize), offset)
     }
 
     /// Searches outwards from `guess` in doubling steps, then inwards.
@@ -603,6 +606,14 @@ mod tests {
             base += u64::from(count) + batch % 3 * 40;
             slot
         })));
+    }
+
+    #[test]
+    fn finds_batches_that_lie_too_far_apart_for_a_good_guess() {
+        let index = index((0..64).map(|batch| slot(batch << 57, 10)));
+        for batch in 0..64 {
+            assert_eq!(index.get((batch << 57) + 5).map(|slot| slot.base_offset), Some(batch << 57));
+        }
     }
 
     #[test]

@@ -153,6 +153,12 @@ impl<'a> Reader<'a> {
         Ok(List(Source::Body { count: count as usize, bytes }))
     }
 
+    /// Takes an item of a list again.
+    #[inline]
+    fn decoded_before<T: Item<'a>>(&mut self) -> T {
+        T::decode(self).expect("every item was decoded once when the list was read")
+    }
+
     /// Takes all that is left.
     #[inline]
     pub fn rest(&mut self) -> &'a [u8] {
@@ -193,7 +199,7 @@ impl<'a> Reader<'a> {
                 self.rest = rest;
                 Ok(taken)
             }
-            None => Err(self.cut_short(field, bytes_needed)),
+            None => Err(self.clone().cut_short(field, bytes_needed)),
         }
     }
 
@@ -204,12 +210,13 @@ impl<'a> Reader<'a> {
                 self.rest = rest;
                 Ok(*taken)
             }
-            None => Err(self.cut_short(field, N)),
+            None => Err(self.clone().cut_short(field, N)),
         }
     }
 
+    /// Takes a copy: a reader that is lent to a call has to be kept in memory, and each field taken would be written there.
     #[cold]
-    fn cut_short(&self, field: &'static str, bytes_needed: usize) -> DecodeError {
+    fn cut_short(self, field: &'static str, bytes_needed: usize) -> DecodeError {
         self.error(field, Problem::CutShort { bytes_needed, bytes_found: self.rest.len() })
     }
 }
@@ -298,7 +305,10 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn list<'b, T: Item<'b>>(&mut self, list: &List<'b, T>) {
         self.u32(list.len() as u32);
-        list.iter().for_each(|item| item.encode(self));
+        match list.0 {
+            Source::Slice(items) => items.iter().for_each(|item| item.encode(self)),
+            Source::Body { bytes, .. } => self.raw(bytes),
+        }
     }
 
     /// What could not be written, if anything.
@@ -430,9 +440,22 @@ impl<'a, T: Item<'a>> Iterator for Items<'a, T> {
             Source::Body { count, bytes } => {
                 *count = count.checked_sub(1)?;
                 let mut reader = Reader::new(bytes);
-                let item = T::decode(&mut reader).expect("every item was decoded once when the list was read");
+                let item = reader.decoded_before();
                 *bytes = reader.rest();
                 Some(item)
+            }
+        }
+    }
+
+    /// What `sum` and its like are made of: where the items come from is looked at once, not for each. Inlined always, as
+    /// most of what it is called with takes less than a call.
+    #[inline(always)]
+    fn fold<B, F: FnMut(B, T) -> B>(self, start: B, mut f: F) -> B {
+        match self.0.0 {
+            Source::Slice(items) => items.iter().copied().fold(start, f),
+            Source::Body { count, bytes } => {
+                let mut reader = Reader::new(bytes);
+                (0..count).fold(start, |so_far, _| f(so_far, reader.decoded_before()))
             }
         }
     }
@@ -478,6 +501,13 @@ mod tests {
         assert_eq!(received, sent);
         assert_eq!(received.iter().collect::<Vec<_>>(), names);
         assert_eq!(received.iter().len(), 3);
+        let mut again = Vec::new();
+        Writer::new(&mut again).list(&received);
+        assert_eq!(again, body);
+        for mut items in [received.iter(), sent.iter()] {
+            items.next();
+            assert_eq!(items.fold(0, |bytes, name| bytes + name.len()), 1);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The one hard idea: offsets grow almost evenly with bytes, so a straight line through the first and the last entry
 //! lands near the right one, and from there the same slope leads to within a few entries of it. What is left are sixteen
-//! neighbours, which are compared all at once: no step waits for the one before, and no branch depends on what is found.
+//! neighbours, which are halved four times: no branch depends on what is found, so that one lookup need not wait for another.
 
 use std::hint::select_unpredictable;
 
@@ -13,7 +13,7 @@ pub const ENTRY_BYTES: usize = 16;
 /// to be walked is therefore shorter than this, or one batch.
 pub const INTERVAL_BYTES: u64 = 8 * 1024;
 
-/// So many neighbours are compared with what is looked for.
+/// Among so many neighbours is what the slope leads to.
 const WINDOW: usize = 16;
 
 /// Where a batch lies.
@@ -68,19 +68,17 @@ impl<'a> OffsetIndex<'a> {
     /// Number of the last entry at or below `offset`; `None` when all lie above it.
     #[inline]
     pub fn floor(&self, offset: u64) -> Option<usize> {
-        if self.entries.is_empty() || offset < self.first_offset {
-            return None;
-        }
-        let last = self.entries.len() - 1;
-        let guess = self.steps(offset.wrapping_sub(self.first_offset)).clamp(0, last as i64) as usize;
+        let last = self.entries.len().checked_sub(1)?;
+        let guess = (self.steps(offset.checked_sub(self.first_offset)?) as usize).min(last);
         let off_by = self.steps(offset.wrapping_sub(offset_of(&self.entries[guess])));
-        let guess = (guess as i64).saturating_add(off_by).clamp(0, last as i64) as usize;
-        let start = guess.saturating_sub(WINDOW / 2).min(self.entries.len().saturating_sub(WINDOW));
+        // Where any of this is wrong or wraps, the window does not hold what is looked for.
+        let start = (guess as i64).wrapping_add(off_by).wrapping_sub(WINDOW as i64 / 2).max(0) as usize;
+        let start = start.min(self.entries.len().saturating_sub(WINDOW));
         let Some(window) = self.entries[start..].first_chunk::<WINDOW>() else { return Some(self.search(offset)) };
-        let at_or_below: usize = window.iter().map(|entry| usize::from(offset_of(entry) <= offset)).sum();
-        let starts_below = at_or_below > 0 || start == 0;
-        let ends_above = at_or_below < WINDOW || start + WINDOW == self.entries.len();
-        if starts_below && ends_above { Some(start + at_or_below.max(1) - 1) } else { Some(self.search(offset)) }
+        let within = floor_among(window, offset);
+        let starts_below = within > 0 || start == 0;
+        let ends_above = within < WINDOW - 1 || start + WINDOW == self.entries.len();
+        if starts_below && ends_above { Some(start + within) } else { Some(self.search(offset)) }
     }
 
     /// Number of the first entry at or above `offset`; the number of entries when all lie below it.
@@ -97,25 +95,32 @@ impl<'a> OffsetIndex<'a> {
         self.entries.partition_point(|entry| position_of(entry) <= position)
     }
 
-    /// How many entries lie on so many offsets, which may be negative, by the slope.
+    /// How many entries lie on so many offsets, which may be negative, by the slope. Of more than 2^62 it is wrong.
     #[inline]
     fn steps(&self, offsets: u64) -> i64 {
-        ((i128::from(offsets.cast_signed()) * i128::from(self.entries_per_offset)) >> 63) as i64
+        // Doubled first, as the upper half of a product costs no shift.
+        ((i128::from((offsets << 1).cast_signed()) * i128::from(self.entries_per_offset)) >> 64) as i64
     }
 
-    /// Finds what the slope did not: halves all entries, the first of which is not above `offset`. Which way a lookup goes
-    /// is a coin toss, so there is no branch on it: a mispredicted one costs more than all the rest.
+    /// Finds what the slope did not, among all entries.
     #[cold]
     fn search(&self, offset: u64) -> usize {
-        let (mut floor, mut len) = (0, self.entries.len());
-        while len > 1 {
-            let half = len / 2;
-            let middle = floor + half;
-            floor = select_unpredictable(offset_of(&self.entries[middle]) <= offset, middle, floor);
-            len -= half;
-        }
-        floor
+        floor_among(self.entries, offset)
     }
+}
+
+/// Number of the last of `entries` at or below `offset`; 0 when all lie above it. Which way a lookup goes is a coin toss, so
+/// there is no branch on it: a mispredicted one costs more than all the rest.
+#[inline]
+fn floor_among(entries: &[[u8; ENTRY_BYTES]], offset: u64) -> usize {
+    let (mut floor, mut len) = (0, entries.len());
+    while len > 1 {
+        let half = len / 2;
+        let middle = floor + half;
+        floor = select_unpredictable(offset_of(&entries[middle]) <= offset, middle, floor);
+        len -= half;
+    }
+    floor
 }
 
 #[inline]
