@@ -25,6 +25,9 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes copied before the shard's other work has its turn.
 const TURN_BYTES: usize = 256 << 10;
+/// Writes of a flush that are under way at a time while sync groups queue up: the disk then has something to do between two of
+/// them. Otherwise it is one, since a group that comes behind them in the disk's queue waits for all of them.
+const WRITES_MAX: usize = 3;
 /// Finding a batch costs as much as copying so many bytes: a cache miss or two.
 const BATCH_COST_BYTES: usize = 512;
 /// Batches of one partition lie all over a memtable; each is asked for so many before it is copied.
@@ -279,8 +282,6 @@ async fn write_segments<R: Runtime>(
     let mut turn_bytes = 0;
     for (id, planned) in (intent.first.0..).map(SegmentId).zip(&work.planned) {
         let mut writer = SegmentWriter::create(&shared.rt, &dir, id, shared.id, 0).await.map_err(failed)?;
-        // Appends do, for its memory, once they come faster than flushes go.
-        writer.hurry();
         for &partition in &planned.partitions {
             if shared.is_compacted(partition) {
                 writer.index_keys(partition).await;
@@ -303,6 +304,7 @@ async fn write_partition<R: Runtime>(
 ) -> Result<(), WriteError> {
     let mut next = 0;
     loop {
+        writer.hurry(if shared.wal.is_behind() { WRITES_MAX } else { 1 });
         match copy(shared, partition, writer, &mut next, turn_bytes)? {
             Copied::Part => {
                 shared.rt.sleep(Duration::ZERO).await;

@@ -1,10 +1,11 @@
 //! Writes a segment front to back: batches in, a file that proves itself out.
 //!
 //! The one hard idea: every byte is touched once. A batch is copied into the block that goes to the disk, and the
-//! checksum of each 64 KiB is taken while they are still in the cache; one block is on its way to the disk while the next
-//! one fills.
+//! checksum of each 64 KiB is taken while they are still in the cache; blocks are on their way to the disk while the next one
+//! fills.
 
 use std::{
+    collections::VecDeque,
     io, mem,
     path::{Path, PathBuf},
 };
@@ -55,9 +56,10 @@ impl<R: Runtime> SegmentWriter<R> {
         Ok(Self { identity, file, footer: FooterBuilder::default(), keys: KeyTables::new(log_id, KEYS_MAX) })
     }
 
-    /// Somebody waits for this segment: from now on as much is written at a time as a block holds.
-    pub(crate) fn hurry(&mut self) {
+    /// Somebody waits for this segment: from now on whole blocks are written, so many at a time.
+    pub(crate) fn hurry(&mut self, writes_max: usize) {
         self.file.write_bytes = self.file.block.len();
+        self.file.writes_max = writes_max;
     }
 
     /// Gives `partition`, whose batches come next, a key table: what is pushed of it from now on can be found by key.
@@ -154,7 +156,7 @@ impl<R: Runtime> SegmentWriter<R> {
     }
 }
 
-/// A new file that grows by whole blocks, one of them on its way to the disk at a time.
+/// A new file that grows by whole blocks.
 struct Output<R: Runtime> {
     rt: R,
     path: PathBuf,
@@ -164,11 +166,16 @@ struct Output<R: Runtime> {
     filled: usize,
     /// So much is written at a time, if the block is large enough.
     write_bytes: usize,
+    /// So many writes are under way at a time.
+    writes_max: usize,
     position: u64,
     /// Those of all before `checksummed` in the block; the rest follows when 64 KiB are complete.
     checksums: BlockChecksums,
     checksummed: usize,
-    write: Option<R::Task<io::Result<()>>>,
+    /// Under way, the oldest first.
+    writes: VecDeque<R::Task<io::Result<()>>>,
+    /// Under way beside them: for the disk's sake, it proves nothing.
+    syncing: Option<R::Task<io::Result<()>>>,
     unsynced_bytes: u64,
 }
 
@@ -182,10 +189,12 @@ impl<R: Runtime> Output<R> {
             block: rt.block(0),
             filled: 0,
             write_bytes: WRITE_BYTES,
+            writes_max: 1,
             position: 0,
             checksums: BlockChecksums::new(seal),
             checksummed: 0,
-            write: None,
+            writes: VecDeque::new(),
+            syncing: None,
             unsynced_bytes: 0,
         })
     }
@@ -245,7 +254,8 @@ impl<R: Runtime> Output<R> {
 
     /// Writes what is left, whole pages as it must be, and syncs.
     async fn finish(mut self) -> Result<(), WriteError> {
-        self.settle().await?;
+        self.settle_to(0).await?;
+        self.settle_sync().await?;
         if self.filled > 0 {
             let bytes = self.block.freeze(self.filled);
             self.file.write(bytes, self.position).await.map_err(WriteError::io("write", &self.path))?;
@@ -261,30 +271,39 @@ impl<R: Runtime> Output<R> {
         self.checksummed = self.filled;
     }
 
-    /// Sends the full block on its way, once the one before it has arrived, and goes on with another.
+    /// Sends the full block on its way, once there is room for it among those before it, and goes on with another.
     async fn write_block(&mut self) -> Result<(), WriteError> {
         self.update_checksums();
-        self.settle().await?;
+        self.settle_to(self.writes_max - 1).await?;
         let bytes = mem::replace(&mut self.block, self.rt.block(0)).freeze(self.filled);
         let (file, position) = (self.file.clone(), self.position);
         self.position += self.filled as u64;
         self.unsynced_bytes += self.filled as u64;
         (self.filled, self.checksummed) = (0, 0);
-        self.write = Some(self.rt.spawn_background(async move { file.write(bytes, position).await }));
-        if self.unsynced_bytes >= UNSYNCED_BYTES_MAX { self.sync().await } else { Ok(()) }
+        self.writes.push_back(self.rt.spawn_background(async move { file.write(bytes, position).await }));
+        if self.unsynced_bytes >= UNSYNCED_BYTES_MAX {
+            self.settle_sync().await?;
+            self.unsynced_bytes = 0;
+            let file = self.file.clone();
+            self.syncing = Some(self.rt.spawn_background(async move { file.sync().await }));
+        }
+        Ok(())
     }
 
-    /// Waits for the write under way.
-    async fn settle(&mut self) -> Result<(), WriteError> {
-        match self.write.take() {
-            Some(write) => write.await.map_err(WriteError::io("write", &self.path)),
+    /// Waits until so many writes are left under way.
+    async fn settle_to(&mut self, left: usize) -> Result<(), WriteError> {
+        while self.writes.len() > left
+            && let Some(write) = self.writes.pop_front()
+        {
+            write.await.map_err(WriteError::io("write", &self.path))?;
+        }
+        Ok(())
+    }
+
+    async fn settle_sync(&mut self) -> Result<(), WriteError> {
+        match self.syncing.take() {
+            Some(syncing) => syncing.await.map_err(WriteError::io("sync", &self.path)),
             None => Ok(()),
         }
-    }
-
-    async fn sync(&mut self) -> Result<(), WriteError> {
-        self.settle().await?;
-        self.unsynced_bytes = 0;
-        self.file.sync().await.map_err(WriteError::io("sync", &self.path))
     }
 }
