@@ -30,7 +30,7 @@ use std::{
 };
 
 use config::Machine;
-use runtime_glommio::{allowed_cores, memory_bytes, prepare_process};
+use runtime_glommio::{Allocator, allowed_cores, memory_bytes, prepare_process};
 use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +46,9 @@ use crate::{
     topic::Topic,
     verify::Proof,
 };
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let signals = prepare_process();

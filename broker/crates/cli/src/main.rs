@@ -22,9 +22,12 @@ mod topic;
 use std::{process, process::ExitCode, thread, time::Instant};
 
 use clap::{Parser, Subcommand};
-use runtime_glommio::{Signals, prepare_process};
+use runtime_glommio::{Allocator, Signals, prepare_process};
 
 use crate::{failure::Failure, output::Format};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// What a shell shows for a process that Ctrl-C ended.
 const EXIT_INTERRUPTED: i32 = 130;

@@ -31,6 +31,7 @@
 //! # }
 //! ```
 
+mod allocator;
 mod block;
 mod clock;
 mod dir;
@@ -50,6 +51,7 @@ mod task;
 pub mod watchdog;
 
 pub use crate::{
+    allocator::Allocator,
     block::{Block, Frozen},
     dir::DirLock,
     file::File,
